@@ -1,0 +1,1 @@
+"""A workspace-side agent adapter: nothing that was accepted is ever lost."""

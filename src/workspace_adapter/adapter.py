@@ -1,0 +1,308 @@
+"""The extension point: teach the sidecar a new agent runtime.
+
+Write two small classes. A :class:`RuntimeAdapter` opens sessions; a
+:class:`RuntimeSession` runs turns. Put them on the image's ``PYTHONPATH``, set
+``WORKSPACE_ADAPTER=your_package.your_module:YourAdapter``, and prove them with
+``workspace_adapter.testing.check_adapter``.
+
+What you do **not** write: HTTP, the journal, draining, queueing, retries,
+recovery notes, auto-resume. Nothing in this file performs I/O.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from .events import SessionHandle, ToolCall, TurnEvent
+from .resume import Evidence, Resumption
+
+
+class AtClosedGate(StrEnum):
+    """What this runtime does with a tool call while the gate is closed."""
+
+    END = "end"  #: it ends the turn at the tool boundary, transcript well formed
+    HOLD = "hold"  #: the call waits, unanswered, until the gate opens or the process ends
+
+
+class Permit(StrEnum):
+    """The gate's answer to one tool call."""
+
+    GRANTED = "granted"  #: on disk; make the call, and say when it ended
+    PARKED = "parked"  #: do not make this call; end the turn here
+
+
+class StopReason(StrEnum):
+    """Why a running turn is asked to stop."""
+
+    CANCEL = "cancel"  #: the asker withdrew it; it will not be continued
+    RESTART = "restart"  #: the container is about to stop; it will be continued
+
+
+class ToolGate(Protocol):
+    """Asked before every tool call. Closed while the workspace drains."""
+
+    async def ask(self, call: ToolCall) -> Permit:
+        """Say whether ``call`` may start; the permit is on disk before this returns.
+
+        With ``AtClosedGate.HOLD`` this waits while the gate is closed. With
+        ``AtClosedGate.END`` it answers ``PARKED`` at once. ``PARKED`` comes in either
+        case when the turn was canceled. On ``PARKED`` the session must not make the
+        call, must leave its transcript well formed (a refused result, not a missing
+        one), and ends the turn with ``TurnFinished(finish=Finish.PARKED)``.
+        """
+
+    async def ended(self, call_id: str, *, ok: bool = True) -> None:
+        """Say that a permitted call ended; on disk before this returns.
+
+        Harmless to repeat, and for calls that never got a permit.
+        """
+
+    def opened(self) -> bool:
+        """Whether the gate is open now, for runtimes that can stop between calls."""
+
+
+class Children(Protocol):
+    """What a session's child processes must carry so that no other life meets them."""
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment for a child: the container's, with the mark of this life.
+
+        The platform's secrets are not in it.
+        """
+
+    async def started(self, pid: int, what: str) -> None:
+        """Record a child; on disk before this returns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Mechanisms this runtime has, each one proved by ``check_adapter``.
+
+    These say what the adapter *can do*, never who owns a platform feature.
+    """
+
+    gate: AtClosedGate | None
+    """How it treats a closed gate. ``None``: its tool calls cannot be gated, so a
+    drain can only wait for turns to end, and an interruption leaves every call unknown."""
+
+    covers: str = "every tool call"
+    """Which tool calls ask the gate, in words for operators."""
+
+    resumes: bool = False
+    """``SessionContext.resume`` is honoured: a session can be reopened by its handle
+    in a later process. Without it interrupted work starts anew, with a note."""
+
+    cancels: bool = False
+    """``RuntimeSession.stop(CANCEL)`` ends the turn and leaves the session good.
+    Without it the session is closed instead."""
+
+    images: bool = False
+    """Image parts are given to the model as images; without it, as paths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    """A part of a message: text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePart:
+    """A part of a message: a file, already on this machine's disk."""
+
+    path: Path
+    """Beneath the workdir, or beneath our own uploads."""
+    name: str
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPart:
+    """A part of a message: structured data, as JSON text."""
+
+    json: str
+
+
+Part = TextPart | FilePart | DataPart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRequest:
+    """One attempt at one turn, as a session is given it."""
+
+    id: str
+    """Our id of the turn; the same over all its attempts."""
+
+    attempt: int
+    """1 for the first. ``(id, attempt)`` is unique: derive the runtime's own ids from it."""
+
+    parts: tuple[Part, ...]
+    """The message, as sent."""
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The message's own metadata, as sent."""
+
+    resumption: Resumption = Resumption.NEW
+    """``NEW`` and ``REPLAY``: give the runtime the message. ``CONTINUE``: the
+    conversation already holds it; give the note alone, which quotes it."""
+
+    note: str | None = None
+    """What the agent must be told about an interruption. Put it before the message."""
+
+    @property
+    def text(self) -> str:
+        """The message as one text: files as their paths, data as JSON."""
+        lines = []
+        for part in self.parts:
+            match part:
+                case TextPart(text=text):
+                    lines.append(text)
+                case FilePart(path=path, name=name, mime_type=mime_type):
+                    lines.append(f"[file {name} ({mime_type}): {path}]")
+                case DataPart(json=json):
+                    lines.append(json)
+        return "\n".join(lines)
+
+    @property
+    def prompt(self) -> str:
+        """What a runtime that takes only text is given: note and message, as due."""
+        if self.note is None:
+            return self.text
+        if self.resumption is Resumption.CONTINUE:
+            return self.note
+        return f"{self.note}\n\n{self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionContext:
+    """What a session is given when it opens."""
+
+    session_id: str
+    """Our name for the conversation (the A2A ``contextId``). Stable for ever."""
+
+    workdir: Path
+    """Where the agent works."""
+
+    state_dir: Path
+    """A directory of this adapter's own that outlives the container; it exists."""
+
+    gate: ToolGate
+    children: Children
+
+    resume: SessionHandle | None = None
+    """Reattach to this session instead of starting one: a handle this adapter once
+    yielded in ``SessionBound``, perhaps in an earlier container."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterruptedTurn:
+    """What ``recover`` is asked about: a turn whose runtime is gone."""
+
+    id: str
+    attempts: int
+    """Starts so far, at least 1: its attempts were ``1 … attempts``."""
+    session_id: str
+    handle: SessionHandle | None
+    workdir: Path
+    state_dir: Path
+    text: str
+    """The message as one text, as ``TurnRequest.text`` gave it."""
+
+
+class RuntimeSession(ABC):
+    """One conversation with one agent.
+
+    A session belongs to one task, which opens it, runs its turns one after another
+    and closes it; vendor clients that own a task group are safe to hold. Only
+    :meth:`stop` is called from another task.
+    """
+
+    @abstractmethod
+    def run_turn(self, turn: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
+        """Run one attempt at one turn, yielding events as they happen.
+
+        Write this as an ``async def`` with ``yield``. The contract:
+
+        * Yield ``SessionBound`` as soon as the runtime's own session id is known.
+        * Await ``context.gate.ask(call)`` before every tool call, and
+          ``context.gate.ended(call.id)`` after it.
+        * End with exactly one ``TurnFinished``. Yield nothing after it.
+        * Do not ``yield`` inside a task group, a cancel scope or a timeout.
+
+        Raises:
+            TurnFailed: this turn failed; the session is still good.
+            SessionLost: the runtime does not know the session it should continue.
+            RuntimeLost: the runtime died; the turn is resumed by the plan.
+            RuntimeUnusable: it cannot be started at all.
+        """
+
+    async def stop(self, why: StopReason) -> None:
+        """Ask the running turn to stop soon; return without waiting for it.
+
+        Called from another task, only while :meth:`run_turn` is iterated, and it goes
+        on being iterated; the turn may then end in any way, also without
+        ``TurnFinished``. For ``CANCEL`` leave the session good when
+        ``capabilities.cancels``. For ``RESTART`` end the runtime the way it resumes
+        best; the default leaves that to the session's context, which is left next.
+        """
+
+
+class RuntimeAdapter(ABC):
+    """Opens sessions on one kind of agent runtime. One instance per process."""
+
+    name: ClassVar[str]
+    """How this runtime is called in logs, heartbeats and the agent card."""
+
+    capabilities: ClassVar[Capabilities]
+    """What the mechanism below can do."""
+
+    Settings: ClassVar[type | None] = None
+    """A frozen dataclass of ``settings.setting`` fields, or ``None``. It is parsed from
+    the container's environment with ours and handed to the constructor."""
+
+    def __init__(self, settings: Any = None) -> None:
+        """Keep the settings; do nothing slow here."""
+        self.settings = settings
+
+    async def check(self) -> str:
+        """Say whether the runtime can be started, and return its version.
+
+        Called once at start-up and by the operator's ``doctor``; never on a turn's path.
+
+        Raises:
+            RuntimeUnusable: saying what to install or to set.
+        """
+        return ""
+
+    @asynccontextmanager
+    async def running(self, children: Children, state_dir: Path) -> AsyncGenerator[None, None]:
+        """Hold what lives as long as the adapter, such as one server for many sessions."""
+        yield
+
+    @abstractmethod
+    def open_session(self, context: SessionContext) -> AbstractAsyncContextManager[RuntimeSession]:
+        """Open a session, or reattach to ``context.resume``.
+
+        Entered and left by the task that drives the session. Leaving it must stop
+        whatever it started: processes, connections, tasks.
+
+        Raises:
+            SessionLost: ``context.resume`` no longer opens.
+            RuntimeUnusable: the runtime cannot be started.
+        """
+
+    async def recover(self, turn: InterruptedTurn) -> Evidence:
+        """Report what the runtime's own records say about an interrupted turn.
+
+        Called after everything of the runtime's earlier life was ended, and before the
+        turn is continued. Report evidence only; what becomes of the turn is not the
+        adapter's to decide. Late or raising counts as ``Evidence.seen()``.
+        """
+        return Evidence.seen()

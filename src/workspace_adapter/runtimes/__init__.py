@@ -1,0 +1,1 @@
+"""Adapters we ship; found by name at run time, each vendor SDK behind an extra."""

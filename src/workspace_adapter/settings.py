@@ -1,0 +1,461 @@
+"""Every environment variable: its parser, sentence, unit and default.
+
+Nothing else reads the environment; ``Settings.from_env`` is handed a mapping. An
+adapter's own variables are a frozen dataclass of :func:`setting` fields too, so they
+are parsed, checked and printed in the same table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, TypeVar, cast
+
+from .errors import SettingsError
+
+T = TypeVar("T")
+_REQUIRED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """What one setting is, for the parser and for the table in the README."""
+
+    name: str
+    parse: Callable[[str], Any]
+    help: str
+    default: object
+    aliases: tuple[str, ...] = ()
+    unit: str = ""
+    shown: str | None = None
+    secret: bool = False
+
+    @property
+    def required(self) -> bool:
+        return self.default is _REQUIRED
+
+    @property
+    def shown_default(self) -> str:
+        """The default as the table prints it."""
+        if self.shown is not None:
+            return self.shown
+        if self.required:
+            return "required"
+        if self.default is None or self.default == ():
+            return "none"
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return str(self.default)
+
+
+def setting(
+    name: str,
+    parse: Callable[[str], Any],
+    help: str,  # the word every reader expects
+    *,
+    default: object = _REQUIRED,
+    aliases: tuple[str, ...] = (),
+    unit: str = "",
+    shown: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """Declare one field of a settings class.
+
+    Args:
+        name: the variable; ``aliases`` are names an existing platform injects.
+        parse: from the text to the value; raises ``ValueError`` with a sentence.
+        help: one sentence for the table.
+        default: used when the variable is unset or empty; left out, it is required.
+        unit: ``seconds``, ``bytes`` …; empty where there is none.
+        shown: what the table prints as default where the value itself says little.
+        secret: printed masked.
+    """
+    variable = Variable(name, parse, help, default, aliases, unit, shown, secret)
+    metadata = {"variable": variable}
+    if default is _REQUIRED:
+        return field(metadata=metadata)
+    return field(default=cast(Any, default), metadata=metadata)
+
+
+def variables(settings_class: type) -> dict[str, Variable]:
+    """Return the variables of a settings class, by field name."""
+    return {
+        f.name: f.metadata["variable"] for f in dataclasses.fields(settings_class) if "variable" in f.metadata
+    }
+
+
+def parse(settings_class: type[T], environ: Mapping[str, str]) -> T:
+    """Build a settings object from an environment.
+
+    Raises:
+        SettingsError: with one sentence for every variable that is missing or wrong.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, variable in variables(settings_class).items():
+        given = next(((n, environ[n]) for n in (variable.name, *variable.aliases) if environ.get(n)), None)
+        if given is None:
+            if variable.required:
+                problems.append(f"{variable.name} is required: {variable.help}")
+            continue
+        try:
+            values[name] = variable.parse(given[1])
+        except ValueError as error:
+            text = "…" if variable.secret else repr(given[1])
+            problems.append(f"{given[0]}={text}: {error}")
+    if problems:
+        raise SettingsError(tuple(problems))
+    return settings_class(**values)
+
+
+def text(value: str) -> str:
+    """Take the value as it is."""
+    return value
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Take one of these words."""
+
+    def parse_choice(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return value
+
+    return parse_choice
+
+
+def boolean(value: str) -> bool:
+    """Take ``true``/``false``, ``1``/``0``, ``yes``/``no``, ``on``/``off``."""
+    match value.lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+    raise ValueError("must be true or false")
+
+
+def seconds(minimum: float = 0.0) -> Callable[[str], float]:
+    """Take seconds, fractions allowed."""
+
+    def parse_seconds(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError("must be a number of seconds") from None
+        if not minimum <= number < float("inf"):
+            raise ValueError(f"must be at least {minimum:g} seconds and finite")
+        return number
+
+    return parse_seconds
+
+
+def integer(minimum: int = 0, maximum: int | None = None) -> Callable[[str], int]:
+    """Take a whole number within limits."""
+
+    def parse_integer(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError("must be a whole number") from None
+        if number < minimum or (maximum is not None and number > maximum):
+            limit = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+            raise ValueError(f"must be {limit}")
+        return number
+
+    return parse_integer
+
+
+def size(value: str) -> int:
+    """Take bytes, with an optional suffix ``KiB``, ``MiB`` or ``GiB``."""
+    match = re.fullmatch(r"(\d+)\s*(|B|KiB|MiB|GiB)", value)
+    if match is None:
+        raise ValueError("must be a number of bytes, such as 1048576 or 1MiB")
+    factor = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[match[2]]
+    return int(match[1]) * factor
+
+
+def words(value: str) -> tuple[str, ...]:
+    """Take a comma-separated list."""
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def path(value: str) -> str:
+    """Take an absolute path."""
+    if not PurePosixPath(value).is_absolute():
+        raise ValueError("must be an absolute path")
+    return value
+
+
+def _workspace_id(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,127}", value):
+        raise ValueError("must be lower-case letters, digits and dashes, at most 128")
+    return value
+
+
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+[^\s]*", value):
+        raise ValueError("must be an http or https URL")
+    return value.rstrip("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything the sidecar can be told. Times are seconds, fractions allowed."""
+
+    workspace_id: str = setting("WORKSPACE_ID", _workspace_id, "Which workspace this container is.")
+    adapter: str = setting(
+        "WORKSPACE_ADAPTER",
+        text,
+        "The runtime: a registered name, or `module:Class`.",
+        default="claude",
+        aliases=("ADAPTER_MODULE",),
+    )
+    host: str = setting("WORKSPACE_HOST", text, "The address to listen on.", default="0.0.0.0")
+    port: int = setting(
+        "WORKSPACE_PORT", integer(0, 65535), "The port to listen on; 0 takes a free one.", default=8000
+    )
+    url: str | None = setting(
+        "WORKSPACE_URL",
+        _url,
+        "The address others reach this workspace at, as the agent card says it.",
+        default=None,
+        aliases=("MOLECULE_WORKSPACE_URL",),
+        shown="http://<hostname>:<port>",
+    )
+    state_dir: str = setting(
+        "WORKSPACE_STATE_DIR",
+        path,
+        "Where the journal lives; it must outlive the container, on a local disk.",
+        default="/workspace/.workspace_adapter",
+    )
+    workdir: str = setting("WORKSPACE_WORKDIR", path, "Where the agent works.", default="/workspace")
+    configs_dir: str = setting(
+        "CONFIGS_DIR", path, "Where the platform puts its files and secrets.", default="/configs"
+    )
+    max_concurrent_turns: int = setting(
+        "WORKSPACE_MAX_CONCURRENT_TURNS", integer(1), "Sessions that may work at once.", default=1
+    )
+    inbox_limit: int = setting(
+        "WORKSPACE_INBOX_LIMIT", integer(1), "Accepted turns that may wait.", default=100
+    )
+    journal_limit_bytes: int = setting(
+        "WORKSPACE_JOURNAL_LIMIT_BYTES",
+        size,
+        "Size of the journal above which no message is accepted.",
+        default=2 << 30,
+        unit="bytes",
+        shown="2 GiB",
+    )
+    body_limit_bytes: int = setting(
+        "WORKSPACE_BODY_LIMIT_BYTES",
+        size,
+        "Size above which a request's body is refused.",
+        default=16 << 20,
+        unit="bytes",
+        shown="16 MiB",
+    )
+    held_limit: int = setting(
+        "WORKSPACE_HELD_LIMIT", integer(1), "Requests that may be held open at once.", default=1000
+    )
+    hold_limit: float = setting(
+        "WORKSPACE_HOLD_LIMIT",
+        seconds(0.001),
+        "How long a caller is held before 503; the turn goes on.",
+        default=1500.0,
+        unit="seconds",
+        shown="1500",
+    )
+    drain_cap: float = setting(
+        "WORKSPACE_DRAIN_CAP",
+        seconds(),
+        "How long a drain waits for turns to settle before it acknowledges.",
+        default=5.0,
+        unit="seconds",
+        shown="5",
+    )
+    stop_grace: float = setting(
+        "WORKSPACE_STOP_GRACE",
+        seconds(),
+        "How long runtimes get to end once the stop has come.",
+        default=3.0,
+        unit="seconds",
+        shown="3",
+    )
+    stop_timeout: float = setting(
+        "WORKSPACE_STOP_TIMEOUT",
+        seconds(0.001),
+        "What the container engine gives between SIGTERM and SIGKILL.",
+        default=10.0,
+        unit="seconds",
+        shown="10",
+    )
+    restart_window: float = setting(
+        "WORKSPACE_RESTART_WINDOW",
+        seconds(0.001),
+        "How long after an acknowledged drain the restart may come; then work goes on.",
+        default=60.0,
+        unit="seconds",
+        shown="60",
+    )
+    resume_freshness: float = setting(
+        "WORKSPACE_RESUME_FRESHNESS",
+        seconds(),
+        "Interrupted work silent for longer expires; 0 never.",
+        default=86400.0,
+        unit="seconds",
+        shown="86400",
+    )
+    resume_max_attempts: int = setting(
+        "WORKSPACE_RESUME_MAX_ATTEMPTS",
+        integer(1),
+        "Attempts without progress before a turn is suspended.",
+        default=3,
+    )
+    resume_max_total: int = setting(
+        "WORKSPACE_RESUME_MAX_TOTAL",
+        integer(1),
+        "Attempts ever before a turn is suspended.",
+        default=20,
+    )
+    recover_limit: float = setting(
+        "WORKSPACE_RECOVER_LIMIT",
+        seconds(0.001),
+        "How long a runtime may look for evidence of one interrupted turn.",
+        default=10.0,
+        unit="seconds",
+        shown="10",
+    )
+    turn_idle_limit: float = setting(
+        "WORKSPACE_TURN_IDLE_LIMIT",
+        seconds(0.001),
+        "Silence of a runtime, with no tool running, after which its turn fails.",
+        default=1800.0,
+        unit="seconds",
+        shown="1800",
+    )
+    require_auth: bool = setting(
+        "WORKSPACE_REQUIRE_AUTH",
+        boolean,
+        "Refuse messages and signals that carry no bearer.",
+        default=False,
+    )
+    journal_retention: float = setting(
+        "WORKSPACE_JOURNAL_RETENTION",
+        seconds(0.001),
+        "How long a finished turn is kept after its delivery; at most twice as long without.",
+        default=604800.0,
+        unit="seconds",
+        shown="604800",
+    )
+    dedupe: str = setting(
+        "WORKSPACE_DEDUPE",
+        one_of("strict", "until-delivered"),
+        "`until-delivered` forgets a message once its answer was written to a live connection:"
+        " for conformance kits that reuse ids.",
+        default="strict",
+    )
+    a2a_reply: str = setting(
+        "WORKSPACE_A2A_REPLY",
+        one_of("auto", "task", "message"),
+        "What answers a blocking message: `auto` is a Message for A2A 0.3, a Task for 1.0.",
+        default="auto",
+    )
+    sessions_open: int = setting(
+        "WORKSPACE_SESSIONS_OPEN", integer(1), "Sessions kept warm at once.", default=8
+    )
+    session_idle: float = setting(
+        "WORKSPACE_SESSION_IDLE",
+        seconds(0.001),
+        "How long an idle session stays warm.",
+        default=600.0,
+        unit="seconds",
+        shown="600",
+    )
+    agent_card: str | None = setting(
+        "WORKSPACE_AGENT_CARD", path, "A JSON file merged over our agent card.", default=None
+    )
+    log_level: str = setting(
+        "WORKSPACE_LOG_LEVEL",
+        one_of("debug", "info", "warning", "error"),
+        "Least severe log line printed.",
+        default="info",
+    )
+    log_format: str = setting(
+        "WORKSPACE_LOG_FORMAT", one_of("text", "json"), "`json` for machines.", default="text"
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Parse and check everything.
+
+        Raises:
+            SettingsError: with every problem at once.
+        """
+        settings = parse(cls, environ)
+        problems = settings.conflicts()
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+    def conflicts(self) -> tuple[str, ...]:
+        """Name every pair of settings that cannot work together."""
+        problems = []
+        if self.stop_grace >= self.stop_timeout:
+            problems.append(
+                f"WORKSPACE_STOP_GRACE={self.stop_grace:g} must be shorter than"
+                f" WORKSPACE_STOP_TIMEOUT={self.stop_timeout:g}: the engine kills at the latter"
+            )
+        if self.restart_window <= self.drain_cap:
+            problems.append(
+                f"WORKSPACE_RESTART_WINDOW={self.restart_window:g} must be longer than"
+                f" WORKSPACE_DRAIN_CAP={self.drain_cap:g}: it begins with the acknowledgement"
+            )
+        if self.sessions_open < self.max_concurrent_turns:
+            problems.append(
+                f"WORKSPACE_SESSIONS_OPEN={self.sessions_open} must be at least"
+                f" WORKSPACE_MAX_CONCURRENT_TURNS={self.max_concurrent_turns}"
+            )
+        if self.resume_max_attempts > self.resume_max_total:
+            problems.append(
+                f"WORKSPACE_RESUME_MAX_ATTEMPTS={self.resume_max_attempts} must not exceed"
+                f" WORKSPACE_RESUME_MAX_TOTAL={self.resume_max_total}"
+            )
+        return tuple(problems)
+
+    @property
+    def term_cap(self) -> float:
+        """How long a drain begun by SIGTERM may take: what the engine gives, less the grace."""
+        return self.stop_timeout - self.stop_grace
+
+
+def table(*settings_classes: type) -> str:
+    """Return the settings as a Markdown table, as the README prints it."""
+    rows = ["| variable | default | unit | meaning |", "|---|---|---|---|"]
+    for settings_class in settings_classes:
+        for variable in variables(settings_class).values():
+            names = ", ".join(f"`{name}`" for name in (variable.name, *variable.aliases))
+            rows.append(f"| {names} | `{variable.shown_default}` | {variable.unit} | {variable.help} |")
+    return "\n".join(rows)
+
+
+def effective(settings: object) -> dict[str, str]:
+    """Return every variable with its value as text, secrets masked."""
+    shown = {}
+    for name, variable in variables(type(settings)).items():
+        value = getattr(settings, name)
+        if value is None or value == ():
+            shown[variable.name] = ""
+        elif variable.secret:
+            shown[variable.name] = "********"
+        elif isinstance(value, bool):
+            shown[variable.name] = str(value).lower()
+        elif isinstance(value, tuple):
+            shown[variable.name] = ",".join(value)
+        elif isinstance(value, float):
+            shown[variable.name] = f"{value:g}"
+        else:
+            shown[variable.name] = str(value)
+    return shown

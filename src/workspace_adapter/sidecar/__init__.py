@@ -1,0 +1,1 @@
+"""The half inside the container: everything here does I/O."""

@@ -1,0 +1,25 @@
+"""Wakes whoever waits for a turn to change."""
+
+from __future__ import annotations
+
+import anyio
+
+
+class Bell:
+    """One event a turn, replaced each time it rings.
+
+    Listen first, then read the journal, then wait: a change between the two is not missed.
+    """
+
+    def __init__(self) -> None:
+        self._events: dict[str, anyio.Event] = {}
+
+    def listen(self, turn_id: str) -> anyio.Event:
+        """Return an event that is set by the next ring for this turn."""
+        return self._events.setdefault(turn_id, anyio.Event())
+
+    def ring(self, turn_id: str) -> None:
+        """Wake everyone who listens for this turn."""
+        event = self._events.pop(turn_id, None)
+        if event is not None:
+            event.set()

@@ -1,0 +1,283 @@
+"""Every JSON shape the halves and the platform exchange, with a message's identity.
+
+Both halves compute ``turn_key`` and ``content_hash`` here, so a message means the same
+on the platform and in the container. Facts about the existing platform's shapes are
+from its own sources: the envelope of ``message/send``, and the restart signal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import BadMessage
+
+MAX_DEPTH = 64
+"""Nesting above which a body is refused before anything recursive reads it."""
+
+PLATFORM_SIGNAL_PATIENCE = 9.0
+"""Seconds. The existing platform listens ten for the answer to its signal, whatever it asks for."""
+
+
+def turn_key(caller: str | None, context_id: str | None, message_id: str) -> str:
+    """Return a message's identity.
+
+    Args:
+        caller: who sent it, where that is authenticated.
+        context_id: as sent, or ``None`` when none was.
+        message_id: the sender's own id of it.
+    """
+    identity = json.dumps([caller, context_id or None, message_id], ensure_ascii=False)
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def content_hash(message: Mapping[str, Any]) -> str:
+    """Return the digest of what a message says, however it was serialised.
+
+    Only ``role`` and ``parts`` count: keys are sorted, ``type`` is read as ``kind`` and
+    ``mime_type`` as ``mimeType``, inline bytes count by digest, and whole numbers count
+    the same as floats, because a re-serialising platform changes all of these.
+    """
+    content = {"role": _role(message.get("role")), "parts": _canonical(message.get("parts") or [])}
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode(
+            "utf-8", "surrogatepass"
+        )
+    ).hexdigest()
+
+
+def _role(role: object) -> str:
+    """Read both dialects' names of a role; a message without one is the user's."""
+    return str(role or "user").removeprefix("ROLE_").lower()
+
+
+_RENAMED = {
+    "type": "kind",
+    "mime_type": "mimeType",
+    "media_type": "mimeType",
+    "mediaType": "mimeType",
+    "filename": "name",
+}
+_BYTES = frozenset({"bytes", "raw"})
+
+
+def _canonical(value: object) -> Any:
+    match value:
+        case Mapping():
+            canonical: dict[str, Any] = {}
+            for key, inner in value.items():
+                name = _RENAMED.get(key, key)
+                if key in _BYTES and isinstance(inner, str):
+                    inner = "sha256:" + hashlib.sha256(inner.encode("utf-8", "surrogatepass")).hexdigest()
+                canonical[name] = _canonical(inner)
+            return canonical
+        case list() | tuple():
+            return [_canonical(item) for item in value]
+        case bool():
+            return value
+        case int() if abs(value) <= 1 << 53:
+            return float(value)
+        case _:
+            return value
+
+
+def depth(value: object, limit: int = MAX_DEPTH) -> int:
+    """Return the nesting of a JSON value, counted without recursion up to ``limit + 1``."""
+    level, layer = 0, [value]
+    while layer and level <= limit:
+        nested: list[object] = []
+        for item in layer:
+            if isinstance(item, Mapping):
+                nested.extend(item.values())
+            elif isinstance(item, list):
+                nested.extend(item)
+        if not any(isinstance(item, Mapping | list) for item in layer):
+            break
+        level, layer = level + 1, nested
+    return level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentText:
+    """A part as sent: text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentFile:
+    """A part as sent: a file named by URI or path, never fetched."""
+
+    uri: str
+    name: str
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentBytes:
+    """A part as sent: a file's bytes, as base64 text."""
+
+    base64: str
+    name: str
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentData:
+    """A part as sent: structured data."""
+
+    value: Any
+
+
+SentPart = SentText | SentFile | SentBytes | SentData
+
+
+def parse_parts(message: Mapping[str, Any]) -> tuple[SentPart, ...]:
+    """Read the parts of a message in either dialect, as the existing platform sends them too.
+
+    Raises:
+        BadMessage: naming the part by position and kind, never quoting it.
+    """
+    parts = message.get("parts")
+    if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
+        raise BadMessage("message.parts must be a list with at least one part")
+    return tuple(_part(part, number) for number, part in enumerate(parts))
+
+
+def _part(part: object, number: int) -> SentPart:
+    if not isinstance(part, Mapping):
+        raise BadMessage(f"message.parts[{number}] must be an object")
+    if isinstance(part.get("text"), str):
+        return SentText(text=part["text"])
+    file = part.get("file") if isinstance(part.get("file"), Mapping) else part
+    name = str(_first(file, "name", "filename") or _first(part, "name", "filename") or "file")
+    mime_type = str(
+        _first(file, "mimeType", "mime_type", "mediaType", "media_type")
+        or _first(part, "mediaType", "media_type")
+        or "application/octet-stream"
+    )
+    for key in ("bytes", "raw"):
+        if isinstance(file.get(key), str):
+            return SentBytes(base64=file[key], name=name, mime_type=mime_type)
+    for key in ("uri", "url"):
+        if isinstance(file.get(key), str):
+            return SentFile(uri=file[key], name=name, mime_type=mime_type)
+    if "data" in part:
+        return SentData(value=part["data"])
+    kind = part.get("kind") or part.get("type") or "none"
+    raise BadMessage(
+        f"message.parts[{number}] has no text, file or data this workspace can use (kind {str(kind)[:40]!r})"
+    )
+
+
+def _first(mapping: Mapping[str, Any], *keys: str) -> Any:
+    return next((mapping[key] for key in keys if mapping.get(key)), None)
+
+
+def source_of(params: Mapping[str, Any]) -> str | None:
+    """Return ``source_type`` of a message of the platform's own making.
+
+    The existing platform puts it in the params' or in the message's metadata, and all
+    its values start with ``self-``.
+    """
+    message = params.get("message")
+    for holder in (params, message if isinstance(message, Mapping) else {}):
+        metadata = holder.get("metadata")
+        if isinstance(metadata, Mapping):
+            source = metadata.get("source_type")
+            if isinstance(source, str) and source.startswith("self-"):
+                return source
+    return None
+
+
+def expires_in(params: Mapping[str, Any]) -> float | None:
+    """Return the sender's own time limit for a waiting message, in seconds."""
+    value = params.get("expires_in_seconds")
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartSignal:
+    """``POST /signals/restart_pending``, as either platform sends it."""
+
+    request_id: str | int | None
+    workspace_id: str | None
+    patience: float
+    """Seconds the caller listens for the acknowledgement."""
+
+
+class BadSignal(ValueError):
+    """A restart signal that is malformed; says what is wrong with it."""
+
+
+def parse_restart_signal(body: object) -> RestartSignal:
+    """Read a restart signal.
+
+    The existing platform sends ``drain_seconds`` (20) and listens 10 s; ours sends
+    ``deadline_ms`` and listens that long.
+
+    Raises:
+        BadSignal: with a sentence for the answer.
+    """
+    if not isinstance(body, Mapping):
+        raise BadSignal("the body must be a JSON-RPC object")
+    if body.get("method") != "signals/restart_pending":
+        raise BadSignal("method must be 'signals/restart_pending'")
+    params = body.get("params", {})
+    if not isinstance(params, Mapping):
+        raise BadSignal("params must be an object")
+    workspace_id = params.get("workspace_id")
+    if workspace_id is not None and not isinstance(workspace_id, str):
+        raise BadSignal("params.workspace_id must be a string")
+    request_id = body.get("id")
+    if isinstance(request_id, bool) or not isinstance(request_id, str | int | None):
+        raise BadSignal("id must be a string, a number or null")
+    if "deadline_ms" in params:
+        patience = _duration(params["deadline_ms"], "deadline_ms") / 1000
+    else:
+        patience = min(
+            _duration(params.get("drain_seconds", PLATFORM_SIGNAL_PATIENCE), "drain_seconds"),
+            PLATFORM_SIGNAL_PATIENCE,
+        )
+    return RestartSignal(request_id=request_id, workspace_id=workspace_id, patience=patience)
+
+
+def _duration(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise BadSignal(f"params.{name} must be a number that is not negative")
+    return float(value)
+
+
+def rpc_result(request_id: str | int | None, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON-RPC answer."""
+    return {"jsonrpc": "2.0", "id": request_id, "result": dict(result)}
+
+
+def rpc_error(request_id: str | int | None, code: int, message: str) -> dict[str, Any]:
+    """Return a JSON-RPC error."""
+    return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
+
+
+def restarting(retry_after: int) -> dict[str, Any]:
+    """The body of the 502 that every held request gets when the stop comes.
+
+    It is the one answer on which the existing platform retries with the same id.
+    """
+    return {
+        "error": "workspace restarting; the message is kept: send it again",
+        "restarting": True,
+        "retry_after": retry_after,
+    }
+
+
+def busy(error: str, retry_after: int, *, taken: bool = False) -> dict[str, Any]:
+    """The body of a 503: no room (nothing was kept), or held too long (``taken``)."""
+    body: dict[str, Any] = {"error": error, "busy": True, "retry_after": retry_after}
+    if taken:
+        body["taken"] = True
+    return body
