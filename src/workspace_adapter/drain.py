@@ -158,7 +158,7 @@ class Drain:
         self.report = Report(
             finished=self._finished,
             parked=tuple(self._parked),
-            held=tuple(turn.turn_id for turn in turns if turn.settled),
+            held=tuple(turn.turn_id for turn in turns if turn.settled and turn.held),
             running=unsettled,
             took=now - self._began,
         )

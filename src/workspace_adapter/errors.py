@@ -19,7 +19,8 @@
         ├── TurnFailed               this turn failed; the session is good
         ├── SessionLost              the runtime no longer knows the session
         ├── RuntimeLost              the runtime died in the middle of the turn
-        └── RuntimeUnusable          it cannot be started at all
+        ├── RuntimeUnusable          it cannot be started at all
+        └── ContractBroken           adapter code raised something else; raised by us for it
 """
 
 from __future__ import annotations
@@ -111,3 +112,7 @@ class RuntimeUnusable(AdapterError):
 
     A turn that meets it fails retryably; the text says what to install or set.
     """
+
+
+class ContractBroken(AdapterError):
+    """Adapter code raised something its contract does not have; logged with its traceback."""

@@ -17,6 +17,7 @@ class Running:
     turn_id: str
     session_id: str
     attempt: int = 0
+    """0 while it is only being prepared: no runtime has seen a byte of it."""
     open: set[str] = field(default_factory=set)
     """Calls permitted, or about to be, and not ended."""
     held: set[str] = field(default_factory=set)
@@ -24,8 +25,8 @@ class Running:
 
     @property
     def settled(self) -> bool:
-        """Whether it may be stopped without cutting anything: a call held, none open."""
-        return bool(self.held) and not self.open
+        """Whether stopping now cuts nothing: a call held and none open, or not begun."""
+        return not self.open and (bool(self.held) or self.attempt == 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,149 @@
+"""The children of one life, and the end of those another life left running.
+
+A child carries the mark of its life in its environment, and so do the tools it starts;
+that is how ``/proc`` tells them apart. A pid on record with its start time finds the one
+that hides its environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from .journal import Child, Journal
+
+logger = logging.getLogger(__name__)
+
+MARK = "WORKSPACE_ADAPTER_BOOT"
+"""The variable every child carries: journal id, boot id and life, joined by dots."""
+
+_PROC = Path("/proc")
+_PATIENCE = 5.0
+"""Seconds a killed process gets to disappear; uninterruptible I/O may hold one longer."""
+
+
+class LifeChildren:
+    """What one session's children carry; a life is one open session, or the adapter's own."""
+
+    def __init__(self, environ: Mapping[str, str], journal: Journal) -> None:
+        self.mark = f"{journal.id}.{journal.boot_id}.{secrets.token_hex(6)}"
+        self._environ = environ
+        self._journal = journal
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment for a child, with the mark of this life."""
+        return {**self._environ, MARK: self.mark}
+
+    async def started(self, pid: int, what: str) -> None:
+        """Record a child; on disk before this returns."""
+        await self._journal.child_started(pid, what)
+
+    async def reap(self) -> int:
+        """End whatever of this life still runs; return how many processes that were."""
+        return await _end(lambda mark: mark == self.mark, ())
+
+
+async def reap_other_lives(journal: Journal) -> int:
+    """End whatever an earlier process of this workspace left running; return how many."""
+    ours, this_boot = f"{journal.id}.", f"{journal.id}.{journal.boot_id}."
+    recorded = [child for child in journal.children() if child.boot_id != journal.boot_id]
+    ended = await _end(lambda mark: mark.startswith(ours) and not mark.startswith(this_boot), recorded)
+    if recorded:
+        await journal.children_gone([(child.pid, child.start_ticks) for child in recorded])
+    return ended
+
+
+async def _end(is_ours: Callable[[str], bool], recorded: Iterable[Child]) -> int:
+    records = {(child.pid, child.start_ticks) for child in recorded}
+    return await anyio.to_thread.run_sync(_end_now, is_ours, records)
+
+
+def _end_now(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> int:
+    killed: set[int] = set()
+    deadline = time.monotonic() + _PATIENCE
+    while targets := _targets(is_ours, records):
+        for process in targets:
+            if process.pid not in killed:
+                logger.info("ending process %d of an earlier life: %s", process.pid, process.name)
+            try:
+                os.kill(process.pid, signal.SIGKILL)
+                killed.add(process.pid)
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                logger.error("process %d (%s) of an earlier life cannot be ended", process.pid, process.name)
+                return len(killed)
+        if time.monotonic() > deadline:
+            logger.error("processes of an earlier life do not end: %s", [p.pid for p in targets])
+            break
+        time.sleep(0.005)
+    return len(killed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    pid: int
+    parent: int
+    group: int
+    start_ticks: int
+    name: str
+
+
+def _targets(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> list[_Process]:
+    """Find what must end: the marked, the recorded, their descendants and the groups they lead."""
+    processes = {process.pid: process for process in _processes()}
+    roots = {
+        pid
+        for pid, process in processes.items()
+        if (pid, process.start_ticks) in records or is_ours(_mark(pid))
+    }
+    found = set(roots)
+    grew = bool(found)
+    while grew:
+        grew = False
+        for pid, process in processes.items():
+            if pid not in found and (process.parent in found or process.group in found):
+                found.add(pid)
+                grew = True
+    found -= {os.getpid()}
+    return [processes[pid] for pid in found]
+
+
+def _processes() -> Iterator[_Process]:
+    """List live processes; zombies have ended and wait only for their parent."""
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text(errors="replace")
+        except OSError:
+            continue
+        name, _, rest = stat.partition("(")[2].rpartition(")")
+        fields = rest.split()
+        if fields[0] in "ZX":
+            continue
+        yield _Process(int(entry.name), int(fields[1]), int(fields[2]), int(fields[19]), name)
+
+
+def _mark(pid: int) -> str:
+    try:
+        environ = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return ""
+    prefix = f"{MARK}=".encode()
+    return next(
+        (
+            item[len(prefix) :].decode(errors="replace")
+            for item in environ.split(b"\0")
+            if item.startswith(prefix)
+        ),
+        "",
+    )

@@ -1,0 +1,164 @@
+"""The drain's moving half: clock in, commands out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import anyio
+
+from ..drain import Command, Drain, DrainState, Report
+from ..errors import JournalUnavailable
+from ..ledger import Ledger
+from ..wire import RestartSignal
+from .gate import Switch
+from .journal import Journal
+
+logger = logging.getLogger(__name__)
+
+CLOSED_BY = "drain"
+
+
+class SignalTooSoon(Exception):
+    """An unsigned signal came sooner than a window after the gate reopened."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("an unsigned signal was heard a moment ago and no restart came")
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class Drainer:
+    """Carries out what ``drain.Drain`` decides."""
+
+    def __init__(
+        self,
+        *,
+        drain: Drain,
+        ledger: Ledger,
+        switch: Switch,
+        journal: Journal,
+        cap: float,
+        reopen: Callable[[], None],
+    ) -> None:
+        self._drain = drain
+        self._ledger = ledger
+        self._switch = switch
+        self._journal = journal
+        self._cap = cap
+        self._reopen = reopen
+        self._changed = anyio.Event()
+        self._acknowledged = anyio.Event()
+        self._pending: list[Command] = []
+        self._deaf_until = 0.0
+        self._signed = True
+        self.stopping = anyio.Event()
+        """Set when the stop has come."""
+
+    @property
+    def state(self) -> DrainState:
+        """Where the workspace stands."""
+        return self._drain.state
+
+    async def signal(self, signal: RestartSignal, *, signed: bool) -> Report:
+        """A platform says that a restart is pending.
+
+        Raises:
+            SignalTooSoon: it is not signed, and another unsigned one was heard in vain.
+        """
+        now = time.monotonic()
+        if not signed and self._drain.state is DrainState.SERVING and now < self._deaf_until:
+            raise SignalTooSoon(self._deaf_until - now)
+        self._signed = signed or (self._signed and self._drain.state is not DrainState.SERVING)
+        return await self.begin("restart signal", cap=min(self._cap, signal.patience))
+
+    async def begin(self, why: str, *, cap: float, stop: bool = False) -> Report:
+        """Begin a drain or join the one under way; return its report once acknowledged."""
+        if self._drain.state is DrainState.SERVING:
+            self._acknowledged = anyio.Event()
+            logger.info("drain begins: %s; %d turns running, cap %.3g s", why, len(self._ledger), cap)
+        else:
+            logger.info("drain joined: %s; it is %s", why, self._drain.state)
+        self._take(self._drain.begin(self._ledger, now=time.monotonic(), cap=cap, stop=stop))
+        await self._acknowledged.wait()
+        report = self._drain.report
+        if report is None:  # stopped before anything was acknowledged
+            report = Report(finished=0, parked=(), held=(), running=(), took=0.0)
+        return report
+
+    def stop_now(self) -> None:
+        """Stop without waiting for anybody to settle."""
+        logger.warning("stop now: told twice")
+        self._take(self._drain.stop())
+
+    def turn_ended(self, turn_id: str, *, parked: bool) -> None:
+        """A turn ended; the drain may be over."""
+        self._drain.turn_ended(turn_id, parked=parked)
+        self.look()
+
+    def look(self) -> None:
+        """Something about a running turn changed."""
+        self._take(self._drain.look(self._ledger, now=time.monotonic()))
+
+    async def run(self) -> None:
+        """Carry out commands until the stop has come."""
+        while not self.stopping.is_set():
+            while self._pending:
+                await self._carry_out(self._pending.pop(0))
+            changed, deadline = self._changed, self._drain.deadline
+            if self._pending or self.stopping.is_set():
+                continue
+            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+            with anyio.move_on_after(wait):
+                await changed.wait()
+            self.look()
+
+    def _take(self, commands: list[Command]) -> None:
+        """Close the gate in this very step; leave what has to wait for the disk to ``run``."""
+        for command in commands:
+            if command is Command.CLOSE_GATE:
+                self._switch.close(CLOSED_BY)
+            else:
+                self._pending.append(command)
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _carry_out(self, command: Command) -> None:
+        match command:
+            case Command.ACKNOWLEDGE:
+                await self._acknowledge()
+            case Command.OPEN_GATE:
+                await self._open_gate()
+            case Command.STOP:
+                self._acknowledged.set()
+                self.stopping.set()
+
+    async def _acknowledge(self) -> None:
+        report = self._drain.report
+        if report is not None:
+            try:
+                await self._journal.settle([*report.parked, *report.held])
+            except JournalUnavailable:
+                logger.warning("the settled turns could not be marked: their next attempt counts")
+            logger.info(
+                "drain acknowledged after %.3f s: %d finished, %d parked, %d held, %d still running",
+                report.took,
+                report.finished,
+                len(report.parked),
+                len(report.held),
+                len(report.running),
+            )
+        self._acknowledged.set()
+
+    async def _open_gate(self) -> None:
+        logger.warning("no restart came within the window: work goes on")
+        if not self._signed:
+            self._deaf_until = time.monotonic() + self._drain.window
+        try:
+            await self._journal.unsettle()
+        except JournalUnavailable:
+            logger.warning("the settled turns could not be unmarked: their next attempt is free")
+        # A signal that came while that was written has closed it again.
+        if self._drain.gate_open and self._switch.open(CLOSED_BY):
+            self._reopen()

@@ -1,0 +1,115 @@
+"""One attempt's entries in its turn's event log, text coalesced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from ..events import Activity, Artifact, Text, ToolCall
+from .insist import insist
+from .journal import Journal, NewEvent
+
+COALESCE = 0.25
+"""Seconds a piece of text may wait for the next one."""
+
+_LIMIT = 64 * 1024
+"""Characters that may wait; more are written at once."""
+
+
+class EventLog:
+    """Gathers what the runtime says until it is written, and remembers the answer so far."""
+
+    def __init__(self, journal: Journal, turn_id: str, attempt: int, *, clock: Callable[[], float]) -> None:
+        self._journal = journal
+        self._turn_id = turn_id
+        self._attempt = attempt
+        self._clock = clock
+        self._buffer: list[NewEvent] = [
+            NewEvent(kind="status", body={"state": "working", "attempt": attempt})
+        ]
+        self._buffered = 0
+        self._something = anyio.Event()
+        self._something.set()
+        self._tools: dict[str, str] = {}
+        self._answer: list[str] = []
+        self._writing = anyio.Lock()
+
+    @property
+    def answer(self) -> str:
+        """The text since the last tool call, or since the attempt began."""
+        return "".join(self._answer)
+
+    async def say(self, event: Text | Activity | Artifact) -> None:
+        """Take one event of the runtime."""
+        match event:
+            case Text(text=text):
+                if not text:
+                    return
+                self._add_text(text)
+            case Activity(line=line):
+                self._add("activity", {"line": line})
+            case Artifact():
+                self._add(
+                    "artifact",
+                    {
+                        "id": event.id,
+                        "name": event.name,
+                        "text": event.text,
+                        "mime_type": event.mime_type,
+                    },
+                )
+                self._buffered += len(event.text)
+        if self._buffered > _LIMIT:
+            await self.flush()
+
+    def tool_started(self, call: ToolCall) -> None:
+        """A call got its permit: what the agent said before it was not the answer."""
+        self._tools[call.id] = call.name
+        self._answer = []
+        self._add("tool", {"name": call.name, "phase": "started"})
+
+    def tool_ended(self, call_id: str, ok: bool) -> None:
+        """A permitted call ended."""
+        self._add("tool", {"name": self._tools.pop(call_id, ""), "phase": "ended", "ok": ok})
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        async with self._writing:
+            events = self.take()
+            if events:
+                await insist(
+                    lambda: self._journal.append(self._turn_id, self._attempt, events, now=self._clock())
+                )
+
+    async def settle(self) -> None:
+        """Return once no write is under way."""
+        async with self._writing:
+            return
+
+    def take(self) -> list[NewEvent]:
+        """Hand over what waits, to be written with the turn's end."""
+        events, self._buffer, self._buffered = self._buffer, [], 0
+        self._something = anyio.Event()
+        return events
+
+    async def write(self) -> None:
+        """Go on writing, at most one entry of text every ``COALESCE`` seconds."""
+        while True:
+            await self._something.wait()
+            await self.flush()
+            await anyio.sleep(COALESCE)
+
+    def _add(self, kind: str, body: dict[str, object]) -> None:
+        self._buffer.append(NewEvent(kind=kind, body=body))
+        self._something.set()
+
+    def _add_text(self, text: str) -> None:
+        opens = not self._answer
+        self._answer.append(text)
+        self._buffered += len(text)
+        if self._buffer and self._buffer[-1].kind == "text" and not opens:
+            last = self._buffer.pop().body
+            self._add("text", {"text": last["text"] + text, "append": last["append"]})
+        else:
+            self._add("text", {"text": text, "append": not opens})
