@@ -22,10 +22,14 @@ class Running:
     """Calls permitted, or about to be, and not ended."""
     held: set[str] = field(default_factory=set)
     """Calls waiting at the closed gate."""
+    waits_for_drain: bool = False
+    """A tool of its own asked for the drain and waits for it."""
 
     @property
     def settled(self) -> bool:
-        """Whether stopping now cuts nothing: a call held and none open, or not begun."""
+        """Whether a drain need not wait for it: a call held and none open, or not begun."""
+        if self.waits_for_drain:
+            return True
         return not self.open and (bool(self.held) or self.attempt == 0)
 
 

@@ -403,10 +403,10 @@ class Settings:
     def conflicts(self) -> tuple[str, ...]:
         """Name every pair of settings that cannot work together."""
         problems = []
-        if self.stop_grace >= self.stop_timeout:
+        if self.stop_grace + STOP_MARGIN > self.stop_timeout:
             problems.append(
-                f"WORKSPACE_STOP_GRACE={self.stop_grace:g} must be shorter than"
-                f" WORKSPACE_STOP_TIMEOUT={self.stop_timeout:g}: the engine kills at the latter"
+                f"WORKSPACE_STOP_GRACE={self.stop_grace:g} must be at least {STOP_MARGIN:g} s shorter"
+                f" than WORKSPACE_STOP_TIMEOUT={self.stop_timeout:g}: the engine kills at the latter"
             )
         if self.restart_window <= self.drain_cap:
             problems.append(
@@ -428,7 +428,18 @@ class Settings:
     @property
     def term_cap(self) -> float:
         """How long a drain begun by SIGTERM may take: what the engine gives, less the grace."""
-        return self.stop_timeout - self.stop_grace
+        return max(0.0, self.stop_timeout - self.stop_grace - STOP_MARGIN)
+
+
+STOP_MARGIN = 0.5
+"""Seconds of the stop timeout kept for writing refusals and closing the journal."""
+
+_SECRET = re.compile(r"(MOLECULE|PLATFORM|WORKSPACE|SHIM)_.*(TOKEN|SECRET|PASSWORD|KEY)")
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for runtimes and tools: the platform's secrets are not theirs."""
+    return {name: value for name, value in environ.items() if not _SECRET.fullmatch(name)}
 
 
 def table(*settings_classes: type) -> str:

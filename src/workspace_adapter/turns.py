@@ -10,7 +10,7 @@ resume-pending marker::
        │          ▼  │
        │     parked / interrupted ──► answered, canceled, expired, suspended
        ▼                                                   │
-    canceled, expired                    suspended ──(released)──► running
+    canceled, expired                    suspended ──(released)──► interrupted
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.INTERRUPTED: frozenset(
         {State.RUNNING, State.ANSWERED, State.CANCELED, State.EXPIRED, State.SUSPENDED}
     ),
-    State.SUSPENDED: frozenset({State.RUNNING, State.CANCELED}),
+    State.SUSPENDED: frozenset({State.INTERRUPTED, State.CANCELED}),
     State.EXPIRED: frozenset({State.RUNNING}),
     State.FAILED: frozenset({State.RUNNING}),
     State.ANSWERED: frozenset(),
@@ -57,6 +57,9 @@ ENDED = frozenset({State.ANSWERED, State.FAILED, State.CANCELED, State.EXPIRED})
 
 TOLD = ENDED | {State.SUSPENDED}
 """The asker can be told how it stands and need not wait any longer."""
+
+CANCELABLE = frozenset(state for state, targets in TRANSITIONS.items() if State.CANCELED in targets)
+"""Somebody may still withdraw it."""
 
 
 def check(turn_id: str, source: State, target: State, *, retryable: bool = False) -> None:

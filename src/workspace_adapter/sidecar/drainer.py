@@ -46,7 +46,8 @@ class Drainer:
         self._ledger = ledger
         self._switch = switch
         self._journal = journal
-        self._cap = cap
+        self.cap = cap
+        """Seconds a drain waits unless its caller says less."""
         self._reopen = reopen
         self._changed = anyio.Event()
         self._acknowledged = anyio.Event()
@@ -71,7 +72,7 @@ class Drainer:
         if not signed and self._drain.state is DrainState.SERVING and now < self._deaf_until:
             raise SignalTooSoon(self._deaf_until - now)
         self._signed = signed or (self._signed and self._drain.state is not DrainState.SERVING)
-        return await self.begin("restart signal", cap=min(self._cap, signal.patience))
+        return await self.begin("restart signal", cap=min(self.cap, signal.patience))
 
     async def begin(self, why: str, *, cap: float, stop: bool = False) -> Report:
         """Begin a drain or join the one under way; return its report once acknowledged."""

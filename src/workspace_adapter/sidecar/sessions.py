@@ -30,7 +30,7 @@ from ..errors import (
 from ..events import Finish, SessionBound, ToolCall, TurnFinished, Usage
 from ..ledger import Ledger, Running
 from ..resume import Action, Evidence, Verdict
-from ..turns import Outcome, OutcomeKind, State, Turn
+from ..turns import CANCELABLE, Outcome, OutcomeKind, State, Turn
 from .boot import Recovery
 from .children import LifeChildren
 from .eventlog import EventLog
@@ -178,13 +178,7 @@ class Sessions:
         """
         canceled = await self._journal.change(
             turn_id,
-            expect=(
-                State.ACCEPTED,
-                State.RUNNING,
-                State.PARKED,
-                State.INTERRUPTED,
-                State.SUSPENDED,
-            ),
+            expect=CANCELABLE,
             to=State.CANCELED,
             cause=cause,
             outcome=Outcome(kind=OutcomeKind.CANCELED, reason=cause),
@@ -217,6 +211,13 @@ class Sessions:
     def warm(self) -> int:
         """How many sessions are open."""
         return sum(lane.session is not None for lane in self._lanes.values())
+
+    def running_with_mark(self, mark: str) -> str | None:
+        """Return the turn whose tools carry this mark."""
+        for lane in self._lanes.values():
+            if lane.children is not None and lane.children.mark == mark and lane.running:
+                return lane.running.turn_id
+        return None
 
     # --- life -----------------------------------------------------------------------
 

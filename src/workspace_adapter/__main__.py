@@ -1,0 +1,28 @@
+"""``python -m workspace_adapter``, and the console script.
+
+A SIGTERM that comes while the rest is still being imported ends the process cleanly:
+as PID 1 it would be ignored otherwise. ``sidecar/serve.py`` takes the signals over.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def _too_early(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def main() -> int:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _too_early)
+    from .cli import run
+
+    return run(sys.argv[1:], os.environ)  # noqa: TID251  # the process's own edge
+
+
+if __name__ == "__main__":
+    sys.exit(main())

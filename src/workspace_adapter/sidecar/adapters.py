@@ -1,0 +1,67 @@
+"""Finds the adapter that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from ..adapter import RuntimeAdapter
+from ..errors import SettingsError
+from ..settings import Settings, parse, variables
+
+GROUP = "workspace_adapter.runtimes"
+"""The entry-point group in which runtimes are registered by name."""
+
+
+def load_adapter(name: str) -> type[RuntimeAdapter]:
+    """Return an adapter class by its registered name, or as ``module:Class``.
+
+    Raises:
+        SettingsError: saying what was looked for and what there is.
+    """
+    try:
+        if ":" in name:
+            module, _, attribute = name.partition(":")
+            found = getattr(import_module(module), attribute)
+        else:
+            registered = {entry.name: entry for entry in entry_points(group=GROUP)}
+            if name not in registered:
+                known = ", ".join(sorted(registered))
+                raise ImportError(f"no such runtime; registered are {known}; or give module:Class")
+            found = registered[name].load()
+    except (ImportError, AttributeError) as error:
+        raise SettingsError((f"WORKSPACE_ADAPTER={name!r}: {error}",)) from None
+    if not (isinstance(found, type) and issubclass(found, RuntimeAdapter)):
+        raise SettingsError((f"WORKSPACE_ADAPTER={name!r} is not a RuntimeAdapter class",))
+    return found
+
+
+def configure(environ: Mapping[str, str]) -> tuple[Settings, RuntimeAdapter]:
+    """Parse everything and build the adapter.
+
+    Raises:
+        SettingsError: naming every variable that cannot work, ours and the adapter's.
+    """
+    problems: list[str] = []
+    settings: Settings | None = None
+    adapter: RuntimeAdapter | None = None
+    try:
+        settings = Settings.from_env(environ)
+    except SettingsError as error:
+        problems.extend(error.problems)
+    try:
+        adapter_class = load_adapter(_adapter_name(environ))
+        wanted = adapter_class.Settings
+        adapter = adapter_class(None if wanted is None else parse(wanted, environ))
+    except SettingsError as error:
+        problems.extend(error.problems)
+    if settings is None or adapter is None:
+        raise SettingsError(tuple(problems))
+    return settings, adapter
+
+
+def _adapter_name(environ: Mapping[str, str]) -> str:
+    variable = variables(Settings)["adapter"]
+    given = (environ.get(name) for name in (variable.name, *variable.aliases))
+    return next((name for name in given if name), str(variable.default))

@@ -1,0 +1,94 @@
+"""The operator's verbs on a live sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import UnknownTask, WorkspaceAdapterError
+from ..ledger import Ledger
+from ..turns import Turn
+from .control_socket import Verb
+from .drainer import Drainer
+from .journal import Journal
+from .sessions import Sessions
+
+
+class Control:
+    """The verbs behind the control socket; each returns what is printed as JSON."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        sessions: Sessions,
+        drainer: Drainer,
+        ledger: Ledger,
+        status: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._journal = journal
+        self._sessions = sessions
+        self._drainer = drainer
+        self._ledger = ledger
+        self._status = status
+
+    @property
+    def verbs(self) -> Mapping[str, Verb]:
+        """By name, as the socket takes them."""
+        return {
+            "status": self.status,
+            "drain": self.drain,
+            "cancel": self.cancel,
+            "release": self.release,
+        }
+
+    async def status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``/status`` says."""
+        return self._status()
+
+    async def drain(self, request: Mapping[str, Any]) -> dict[str, object]:
+        """Drain, and return the report: ``wait`` seconds at most.
+
+        ``mark`` is the mark a caller inside a turn's own tool carries; that turn is not
+        waited for, since it waits for us.
+        """
+        wait = float(request.get("wait") or self._drainer.cap)
+        with self._not_waiting_for(self._sessions.running_with_mark(str(request.get("mark", "")))):
+            report = await self._drainer.begin("the operator", cap=wait)
+        return report.as_json()
+
+    async def cancel(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Withdraw a turn for good."""
+        turn = self._turn(request)
+        canceled = await self._sessions.cancel(turn.id, cause="canceled by the operator")
+        if canceled is None:
+            raise WorkspaceAdapterError(f"turn {turn.id} has ended already: it is {turn.state}")
+        return {"turn": turn.id, "state": str(canceled.state)}
+
+    async def release(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Let a suspended turn run again."""
+        turn = self._turn(request)
+        released = await self._journal.release(turn.id)
+        if released is None:
+            raise WorkspaceAdapterError(f"turn {turn.id} is {turn.state}, not suspended")
+        self._sessions.submit(released)
+        return {"turn": turn.id, "state": str(released.state)}
+
+    def _turn(self, request: Mapping[str, Any]) -> Turn:
+        turn = self._journal.turn(str(request.get("turn", "")))
+        if turn is None:
+            raise UnknownTask(f"there is no turn {request.get('turn')!r}; see: workspace-adapter turns list")
+        return turn
+
+    @contextmanager
+    def _not_waiting_for(self, turn_id: str | None) -> Iterator[None]:
+        running = self._ledger.get(turn_id) if turn_id else None
+        if running is None:
+            yield
+            return
+        running.waits_for_drain = True
+        try:
+            yield
+        finally:
+            running.waits_for_drain = False

@@ -1,0 +1,406 @@
+"""The composition root: builds the rooms, owns the signals.
+
+uvicorn stops listening first when it is told to stop, so a drain cannot live in its
+shutdown: it is told only when the drain is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import uvicorn
+
+from .. import __version__
+from ..adapter import RuntimeAdapter
+from ..drain import Drain, DrainState
+from ..errors import AdapterError, JournalError, JournalUnavailable, StateDirError
+from ..ledger import Ledger
+from ..resume import Limits
+from ..settings import Settings, effective, without_secrets
+from ..turns import State
+from .app import create_app
+from .bell import Bell
+from .boot import Recovery
+from .children import LifeChildren
+from .control import Control
+from .control_socket import listening
+from .door import Door
+from .drainer import Drainer
+from .fence import fence
+from .front import Front
+from .gate import Switch
+from .journal import Journal
+from .parts import Uploads
+from .sessions import Bounds, Sessions
+
+logger = logging.getLogger(__name__)
+
+_PRUNE_EVERY = 60.0
+_PROBE_EVERY = 0.5
+_REOPEN_EVERY = 1.0
+_SERVER_GRACE = 1
+"""Seconds uvicorn gets to write out what was answered."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which would stop listening before the drain."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the port, before anything slow.
+
+    Raises:
+        OSError: it is taken, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.create_server(
+        (settings.host, settings.port), family=family, backlog=2048, reuse_port=False
+    )
+    listener.setblocking(False)
+    return listener
+
+
+class Sidecar:
+    """One life of the half inside the container."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        adapter: RuntimeAdapter,
+        listener: socket.socket,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._settings = settings
+        self._adapter = adapter
+        self._listener = listener
+        self._environ = without_secrets(environ)
+        self._boot_id = secrets.token_hex(8)
+        self._started = time.time()
+        self._state_dir = Path(settings.state_dir)
+        self._switch = Switch()
+        self._ledger = Ledger(settings.max_concurrent_turns)
+        self._front = Front()
+        self._healthy = True
+        self._open = False
+        self._stop_asked = 0
+        self._drainer: Drainer | None = None
+        self._abandon = anyio.CancelScope()
+        self._served = anyio.Event()
+
+    async def run(self) -> None:
+        """Serve until the stop has come.
+
+        Raises:
+            StateDirError: the state directory cannot be used.
+            JournalError: the journal cannot be used, or was taken over.
+        """
+        server = _Server(
+            uvicorn.Config(
+                self._front,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_SERVER_GRACE,
+            )
+        )
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._hear_signals)
+            tasks.start_soon(self._serve_http, server)
+            with self._abandon:
+                journal = await self._open_journal()
+                try:
+                    await self._live(journal, server)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await journal.close()
+            tasks.cancel_scope.cancel()
+        logger.info("stopped")
+
+    async def _serve_http(self, server: uvicorn.Server) -> None:
+        try:
+            await server.serve(sockets=[self._listener])
+        finally:
+            self._served.set()
+
+    # --- boot -----------------------------------------------------------------------
+
+    async def _open_journal(self) -> Journal:
+        bell = self._bell = Bell()
+        while True:
+            try:
+                return await Journal.open(
+                    self._state_dir,
+                    boot_id=self._boot_id,
+                    now=time.time(),
+                    on_change=bell.ring,
+                    on_health=self._on_health,
+                )
+            except JournalUnavailable as error:
+                logger.error("waiting for the journal: %s", error)
+                await anyio.sleep(_REOPEN_EVERY)
+
+    async def _live(self, journal: Journal, server: uvicorn.Server) -> None:
+        settings = self._settings
+        adapter_dir = self._state_dir / self._adapter.name
+        adapter_dir.mkdir(mode=0o700, exist_ok=True)
+        workdir = Path(settings.workdir)
+        uploads = Uploads(workdir=workdir, state_dir=self._state_dir)
+        recovery = Recovery(
+            adapter=self._adapter,
+            journal=journal,
+            limits=Limits(
+                freshness=settings.resume_freshness,
+                max_attempts=settings.resume_max_attempts,
+                max_total=settings.resume_max_total,
+            ),
+            look_limit=settings.recover_limit,
+            workdir=workdir,
+            adapter_dir=adapter_dir,
+            clock=time.time,
+        )
+        sessions = Sessions(
+            adapter=self._adapter,
+            journal=journal,
+            ledger=self._ledger,
+            switch=self._switch,
+            recovery=recovery,
+            environ=self._environ,
+            materialise=uploads.materialise,
+            workdir=workdir,
+            adapter_dir=adapter_dir,
+            bounds=Bounds(
+                open_sessions=settings.sessions_open,
+                session_idle=settings.session_idle,
+                turn_idle=settings.turn_idle_limit,
+                grace=settings.stop_grace,
+            ),
+            clock=time.time,
+        )
+        drainer = self._drainer = Drainer(
+            drain=Drain(window=settings.restart_window),
+            ledger=self._ledger,
+            switch=self._switch,
+            journal=journal,
+            cap=settings.drain_cap,
+            reopen=sessions.start_what_may,
+        )
+        sessions.on_change = drainer.look
+        sessions.on_end = lambda turn_id, parked: drainer.turn_ended(turn_id, parked=parked)
+        door = Door(
+            journal=journal,
+            bell=self._bell,
+            sessions=sessions,
+            uploads=uploads,
+            settings=settings,
+            clock=time.time,
+        )
+        control = Control(
+            journal=journal, sessions=sessions, drainer=drainer, ledger=self._ledger, status=self._status
+        )
+        self._journal = journal
+        app = create_app(
+            door=door,
+            drainer=drainer,
+            status=self._status,
+            ready=self._ready,
+            settings=settings,
+            adapter_name=self._adapter.name,
+        )
+        async with (
+            _running(self._adapter, LifeChildren(self._environ, journal), adapter_dir),
+            anyio.create_task_group() as rooms,
+            listening(self._state_dir, control.verbs),
+        ):
+            self._front.show(app)
+            rooms.start_soon(drainer.run)
+            rooms.start_soon(self._keep_house, journal, sessions)
+            for turn in await recovery.unfinished():
+                sessions.submit(turn)
+            rooms.start_soon(sessions.run)
+            rooms.start_soon(self._check)
+            door.open()
+            self._open = True
+            logger.info("open: %s, %d turns to continue or start", self._url(), len(self._ledger.waiting))
+            await drainer.stopping.wait()
+            door.shut(retry_after=math.ceil(settings.stop_timeout))
+            await sessions.stop()
+            server.should_exit = True
+            await self._served.wait()
+            rooms.cancel_scope.cancel()
+
+    async def _check(self) -> None:
+        """Say at start-up what would otherwise be found out by the first message."""
+        try:
+            with fence("check"):
+                version = await self._adapter.check()
+            logger.info("runtime %s %s", self._adapter.name, version)
+        except AdapterError as error:
+            logger.error("the runtime %s cannot be used: %s", self._adapter.name, error)
+
+    # --- the signals ----------------------------------------------------------------
+
+    async def _hear_signals(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            task_status.started()
+            async with anyio.create_task_group() as stops:
+                async for number in received:
+                    stops.start_soon(self._asked_to_stop, signal.Signals(number).name)
+
+    async def _asked_to_stop(self, why: str) -> None:
+        self._stop_asked += 1
+        if self._drainer is None:
+            logger.info("%s: stopping during the boot", why)
+            self._abandon.cancel()
+        elif self._stop_asked > 1:
+            self._drainer.stop_now()
+        else:
+            await self._drainer.begin(why, cap=self._settings.term_cap, stop=True)
+
+    # --- housekeeping ---------------------------------------------------------------
+
+    def _on_health(self, healthy: bool) -> None:
+        if healthy is self._healthy:
+            return
+        self._healthy = healthy
+        if not healthy:
+            logger.error("the journal cannot be written: no tool call and no turn starts until it can")
+            self._switch.close("journal")
+
+    async def _keep_house(self, journal: Journal, sessions: Sessions) -> None:
+        pruned = time.monotonic()
+        while True:
+            await anyio.sleep(_PROBE_EVERY)
+            try:
+                if "journal" in self._switch.closed_by:
+                    await journal.probe()
+                    logger.warning("the journal can be written again")
+                    if self._switch.open("journal"):
+                        sessions.start_what_may()
+                elif time.monotonic() - pruned > _PRUNE_EVERY:
+                    pruned = time.monotonic()
+                    await journal.prune(retention=self._settings.journal_retention, now=time.time())
+            except JournalUnavailable:
+                continue
+
+    # --- what it says of itself -----------------------------------------------------
+
+    def _url(self) -> str:
+        port = self._listener.getsockname()[1]
+        return self._settings.url or f"http://{socket.gethostname()}:{port}"
+
+    def _ready(self) -> tuple[bool, str]:
+        """Say whether messages are accepted, else why not."""
+        if not self._open:
+            return False, "booting: interrupted work is not submitted yet"
+        if not self._healthy:
+            return False, "the journal cannot be written"
+        if self._drainer is not None and self._drainer.state is DrainState.STOPPING:
+            return False, "stopping"
+        return True, "ready"
+
+    def _status(self) -> dict[str, Any]:
+        """What the operator is shown of a live sidecar."""
+        counts = self._journal.counts()
+        return {
+            "workspace_id": self._settings.workspace_id,
+            "version": __version__,
+            "boot_id": self._boot_id,
+            "uptime_seconds": round(time.time() - self._started),
+            "adapter": self._adapter.name,
+            "state": str(self._drainer.state) if self._drainer else "booting",
+            "gate": "open" if self._switch.opened else f"closed by {', '.join(self._switch.closed_by)}",
+            "active_tasks": len(self._ledger),
+            "running": [running.turn_id for running in self._ledger],
+            "waiting": len(self._ledger.waiting),
+            "turns": {str(state): counts.get(state, 0) for state in State},
+            "journal_bytes": self._journal.size_bytes(),
+            "ready": self._ready()[0],
+        }
+
+
+@asynccontextmanager
+async def _running(adapter: RuntimeAdapter, children: LifeChildren, adapter_dir: Path) -> AsyncIterator[None]:
+    """Hold what lives as long as the adapter; nothing of it is left behind."""
+    try:
+        async with AsyncExitStack() as stack:
+            with fence("running"):
+                await stack.enter_async_context(adapter.running(children, adapter_dir))
+            yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await children.reap()
+
+
+def announce(settings: Settings, adapter: RuntimeAdapter) -> None:
+    """Print the effective configuration once, secrets masked."""
+    shown = effective(settings)
+    if adapter.settings is not None:
+        shown |= effective(adapter.settings)
+    logger.info("workspace_adapter %s: %s", __version__, " ".join(f"{k}={v}" for k, v in shown.items()))
+    if settings.host not in ("127.0.0.1", "::1", "localhost") and not settings.require_auth:
+        logger.warning(
+            "listening on %s without WORKSPACE_REQUIRE_AUTH: whoever reaches the port is heard",
+            settings.host,
+        )
+
+
+def serve(settings: Settings, adapter: RuntimeAdapter, environ: Mapping[str, str]) -> int:
+    """Run the sidecar until it is told to stop; return the process's exit code.
+
+    0 stopped as told; 1 the journal or the runtime cannot be used; 2 a setting cannot work.
+    """
+    try:
+        listener = bind(settings)
+    except OSError as error:
+        logger.error(
+            "WORKSPACE_HOST=%s WORKSPACE_PORT=%d cannot be listened on: %s",
+            settings.host,
+            settings.port,
+            error.strerror,
+        )
+        return 2
+    for name in os.environ.keys() - without_secrets(os.environ).keys():
+        # Vendor SDKs hand their children our own environment, not only what we give them.
+        del os.environ[name]
+    announce(settings, adapter)
+    code = 0
+    try:
+        anyio.run(_run, settings, adapter, listener, environ)
+    except* StateDirError as group:
+        code = _log_all(group, 2)
+    except* (JournalError, AdapterError) as group:
+        code = _log_all(group, 1)
+    return code
+
+
+async def _run(
+    settings: Settings, adapter: RuntimeAdapter, listener: socket.socket, environ: Mapping[str, str]
+) -> None:
+    await Sidecar(settings, adapter, listener, environ).run()
+
+
+def _log_all(group: BaseExceptionGroup[Any], code: int) -> int:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _log_all(error, code)
+        else:
+            logger.error("%s", error)
+    return code
