@@ -243,7 +243,7 @@ class RuntimeSession(ABC):
             RuntimeUnusable: it cannot be started at all.
         """
 
-    async def stop(self, why: StopReason) -> None:
+    async def stop(self, why: StopReason) -> None:  # noqa: B027  optional: the session is closed next
         """Ask the running turn to stop soon; return without waiting for it.
 
         Called from another task, only while :meth:`run_turn` is iterated, and it goes
