@@ -1,1 +1,5 @@
 """What adapter authors test with."""
+
+from .scripted_model import ScriptedModel
+
+__all__ = ["ScriptedModel"]
