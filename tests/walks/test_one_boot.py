@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,10 @@ async def test_a_tool_that_kills_its_own_container_ends_suspended(tmp_path: Path
         later = await ws.send(script({"recall": True}), context_id="c")
         assert later.status_code == 200, "later messages of the session run"
         assert ws.turn(turn["id"])["state"] == "suspended"
+
+
+def _accepted(ws: Workspace, count: int) -> bool:
+    return len(ws.turns()) == count
 
 
 async def _try_to_send(ws: Workspace, body: dict[str, Any]) -> None:
@@ -201,7 +206,7 @@ async def test_accepted_messages_start_in_their_order_behind_the_interrupted_one
             await ws.until_effect("1")
             for number, body in enumerate(rest):
                 callers.start_soon(_lose, ws, body)
-                await ws.until(lambda n=number: len(ws.turns()) == n + 2, "acceptance")
+                await ws.until(partial(_accepted, ws, number + 2), "acceptance")
             ws.kill_everything()
         await ws.start()
         for number, body in enumerate([first, *rest], 1):

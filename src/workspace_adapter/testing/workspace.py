@@ -1,0 +1,247 @@
+"""A real workspace to try things on: a sidecar as a child process, killed for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+
+
+class Workspace:
+    """One workspace: its directories survive, its processes do not.
+
+    Args:
+        root: an empty directory of its own; the journal, the working directory and the
+            log lie beneath it.
+        adapter: as in ``WORKSPACE_ADAPTER``.
+        environ: what the sidecar's environment starts from, such as this process's.
+        settings: variables for the sidecar.
+        patience: seconds any single step may take.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        adapter: str,
+        *,
+        environ: Mapping[str, str],
+        settings: Mapping[str, str],
+        patience: float = 30.0,
+    ) -> None:
+        self.root = root
+        self.patience = patience
+        self.workdir = root / "work"
+        self.state_dir = root / "state"
+        self.log = root / "sidecar.log"
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._run_id = uuid.uuid4().hex
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environ = {
+            **environ,
+            "WORKSPACE_TEST_RUN": self._run_id,
+            "WORKSPACE_ID": "ws-test",
+            "WORKSPACE_ADAPTER": adapter,
+            "WORKSPACE_HOST": "127.0.0.1",
+            "WORKSPACE_PORT": str(self.port),
+            "WORKSPACE_STATE_DIR": str(self.state_dir),
+            "WORKSPACE_WORKDIR": str(self.workdir),
+            "CONFIGS_DIR": str(root / "configs"),
+            **settings,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    # --- processes ------------------------------------------------------------------
+
+    def spawn(self) -> None:
+        """Start the sidecar and return at once."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workspace_adapter", "serve"],
+                env=self.environ,
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def start(self) -> None:
+        """Start the sidecar and wait until it accepts messages."""
+        self.spawn()
+        await self.until_ready()
+
+    async def until_ready(self) -> None:
+        """Wait until the sidecar accepts messages."""
+        async with httpx.AsyncClient(base_url=self.url) as client:
+            with anyio.fail_after(self.patience):
+                while True:
+                    if self.process is None or self.process.poll() is not None:
+                        raise AssertionError(f"the sidecar is not running; its log:\n{self.logged()}")
+                    try:
+                        if (await client.get("/readyz")).status_code == 200:
+                            return
+                    except httpx.TransportError:
+                        pass
+                    await anyio.sleep(0.01)
+
+    def kill_sidecar(self) -> None:
+        """SIGKILL the sidecar alone; what it started may survive it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def kill_everything(self) -> int:
+        """SIGKILL everything that runs in the workspace, as a lost container does.
+
+        Returns how many processes that were.
+        """
+        killed: set[int] = set()
+        while pids := self.pids():
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
+                except ProcessLookupError:
+                    continue
+            if self.process is not None:
+                self.process.poll()
+            time.sleep(0.002)
+        if self.process is not None:
+            self.process.wait()
+        return len(killed)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the sidecar."""
+        if self.process is not None:
+            self.process.terminate()
+
+    async def exited(self) -> int:
+        """Wait for the sidecar's exit; return its code, negative for a signal."""
+        if self.process is None:
+            raise AssertionError("the sidecar was never started")
+        with anyio.fail_after(self.patience):
+            while (code := self.process.poll()) is None:
+                await anyio.sleep(0.01)
+        return code
+
+    def pids(self) -> list[int]:
+        """Every live process of this workspace, found by a mark in its environment."""
+        mark = f"WORKSPACE_TEST_RUN={self._run_id}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
+    def logged(self) -> str:
+        """Everything the sidecar has logged in all its lives."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run an operator's command against this workspace."""
+        return subprocess.run(
+            [sys.executable, "-m", "workspace_adapter", *arguments],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=self.patience,
+            check=False,
+        )
+
+    # --- messages -------------------------------------------------------------------
+
+    def envelope(
+        self,
+        text: str,
+        *,
+        message_id: str | None = None,
+        context_id: str | None = None,
+        method: str = "message/send",
+        **params: Any,
+    ) -> dict[str, Any]:
+        """Build an A2A 0.3 envelope as the existing platform sends it."""
+        message: dict[str, Any] = {
+            "role": "user",
+            "messageId": message_id or uuid.uuid4().hex,
+            "parts": [{"kind": "text", "text": text}],
+        }
+        if context_id is not None:
+            message["contextId"] = context_id
+        return {
+            "jsonrpc": "2.0",
+            "id": uuid.uuid4().hex,
+            "method": method,
+            "params": {"message": message, **params},
+        }
+
+    async def post(self, body: Mapping[str, Any], **headers: str) -> httpx.Response:
+        """Send an envelope once.
+
+        Raises:
+            httpx.TransportError: the connection was lost.
+        """
+        async with httpx.AsyncClient(base_url=self.url, timeout=self.patience) as client:
+            return await client.post("/", json=body, headers=headers)
+
+    async def ask_until_answered(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Send one message, again and again with the same id, until it is answered."""
+        with anyio.fail_after(self.patience * 2):
+            while True:
+                try:
+                    response = await self.post(body)
+                    if response.status_code == 200:
+                        answer: dict[str, Any] = response.json()
+                        return answer
+                    if response.status_code not in (502, 503):
+                        raise AssertionError(f"HTTP {response.status_code}: {response.text}")
+                except httpx.TransportError:
+                    pass
+                await anyio.sleep(0.05)
+
+    async def signal(self, **params: Any) -> httpx.Response:
+        """Say that a restart is pending, as the existing platform does."""
+        body = {
+            "jsonrpc": "2.0",
+            "method": "signals/restart_pending",
+            "params": {"drain_seconds": 20, "workspace_id": "ws-test", **params},
+            "id": None,
+        }
+        async with httpx.AsyncClient(base_url=self.url, timeout=self.patience) as client:
+            return await client.post(
+                "/signals/restart_pending", json=body, headers={"X-Restart-Signal": "true"}
+            )
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until a condition holds.
+
+        Raises:
+            AssertionError: it did not come in time; with the sidecar's log.
+        """
+        try:
+            with anyio.fail_after(self.patience):
+                while not condition():  # noqa: ASYNC110  # files and processes set no event
+                    await anyio.sleep(0.005)
+        except TimeoutError:
+            raise AssertionError(f"{what} did not come; the sidecar's log:\n{self.logged()}") from None
+
+
+def answer_of(reply: Mapping[str, Any]) -> str:
+    """Return the text that the existing platform reads from an answer."""
+    text: str = reply["result"]["parts"][0]["text"]
+    return text
