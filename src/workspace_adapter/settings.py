@@ -39,16 +39,14 @@ class Variable:
 
     @property
     def shown_default(self) -> str:
-        """The default as the table prints it."""
+        """The default as the table prints it: a value as code, anything else in words."""
         if self.shown is not None:
             return self.shown
         if self.required:
             return "required"
         if self.default is None or self.default == ():
             return "none"
-        if isinstance(self.default, bool):
-            return str(self.default).lower()
-        return str(self.default)
+        return f"`{_plain(self.default)}`"
 
 
 def setting(
@@ -223,7 +221,7 @@ class Settings:
         "The address others reach this workspace at, as the agent card says it.",
         default=None,
         aliases=("MOLECULE_WORKSPACE_URL",),
-        shown="http://<hostname>:<port>",
+        shown="`http://<hostname>:<port>`",
     )
     state_dir: str = setting(
         "WORKSPACE_STATE_DIR",
@@ -266,7 +264,6 @@ class Settings:
         "How long a caller is held before 503; the turn goes on.",
         default=1500.0,
         unit="seconds",
-        shown="1500",
     )
     drain_cap: float = setting(
         "WORKSPACE_DRAIN_CAP",
@@ -274,7 +271,6 @@ class Settings:
         "How long a drain waits for turns to settle before it acknowledges.",
         default=5.0,
         unit="seconds",
-        shown="5",
     )
     stop_grace: float = setting(
         "WORKSPACE_STOP_GRACE",
@@ -282,7 +278,6 @@ class Settings:
         "How long runtimes get to end once the stop has come.",
         default=3.0,
         unit="seconds",
-        shown="3",
     )
     stop_timeout: float = setting(
         "WORKSPACE_STOP_TIMEOUT",
@@ -290,7 +285,6 @@ class Settings:
         "What the container engine gives between SIGTERM and SIGKILL.",
         default=10.0,
         unit="seconds",
-        shown="10",
     )
     restart_window: float = setting(
         "WORKSPACE_RESTART_WINDOW",
@@ -298,7 +292,6 @@ class Settings:
         "How long after an acknowledged drain the restart may come; then work goes on.",
         default=60.0,
         unit="seconds",
-        shown="60",
     )
     resume_freshness: float = setting(
         "WORKSPACE_RESUME_FRESHNESS",
@@ -306,7 +299,6 @@ class Settings:
         "Interrupted work silent for longer expires; 0 never.",
         default=86400.0,
         unit="seconds",
-        shown="86400",
     )
     resume_max_attempts: int = setting(
         "WORKSPACE_RESUME_MAX_ATTEMPTS",
@@ -326,7 +318,6 @@ class Settings:
         "How long a runtime may look for evidence of one interrupted turn.",
         default=10.0,
         unit="seconds",
-        shown="10",
     )
     turn_idle_limit: float = setting(
         "WORKSPACE_TURN_IDLE_LIMIT",
@@ -334,7 +325,6 @@ class Settings:
         "Silence of a runtime, with no tool running, after which its turn fails.",
         default=1800.0,
         unit="seconds",
-        shown="1800",
     )
     require_auth: bool = setting(
         "WORKSPACE_REQUIRE_AUTH",
@@ -348,7 +338,6 @@ class Settings:
         "How long a finished turn is kept after its delivery; at most twice as long without.",
         default=604800.0,
         unit="seconds",
-        shown="604800",
     )
     dedupe: str = setting(
         "WORKSPACE_DEDUPE",
@@ -372,7 +361,6 @@ class Settings:
         "How long an idle session stays warm.",
         default=600.0,
         unit="seconds",
-        shown="600",
     )
     agent_card: str | None = setting(
         "WORKSPACE_AGENT_CARD", path, "A JSON file merged over our agent card.", default=None
@@ -448,7 +436,7 @@ def table(*settings_classes: type) -> str:
     for settings_class in settings_classes:
         for variable in variables(settings_class).values():
             names = ", ".join(f"`{name}`" for name in (variable.name, *variable.aliases))
-            rows.append(f"| {names} | `{variable.shown_default}` | {variable.unit} | {variable.help} |")
+            rows.append(f"| {names} | {variable.shown_default} | {variable.unit} | {variable.help} |")
     return "\n".join(rows)
 
 
@@ -461,12 +449,19 @@ def effective(settings: object) -> dict[str, str]:
             shown[variable.name] = ""
         elif variable.secret:
             shown[variable.name] = "********"
-        elif isinstance(value, bool):
-            shown[variable.name] = str(value).lower()
-        elif isinstance(value, tuple):
-            shown[variable.name] = ",".join(value)
-        elif isinstance(value, float):
-            shown[variable.name] = f"{value:g}"
         else:
-            shown[variable.name] = str(value)
+            shown[variable.name] = _plain(value)
     return shown
+
+
+def _plain(value: object) -> str:
+    """Write a value as it would be given."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(value)
+        case float():
+            return f"{value:.15g}"
+        case _:
+            return str(value)
