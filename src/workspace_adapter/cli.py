@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("--json", action="store_true", help="for machines")
     status = add("status", "Say how the workspace stands; works with the sidecar down.", _status)
     status.add_argument("--json", action="store_true", help="for machines")
+    demo = add("demo", "Kill a workspace in front of you, and see its callers answered.", _demo)
+    demo.add_argument("--keep", action="store_true", help="leave it running, and say how to talk to it")
+    demo.add_argument("--json", action="store_true", help="for machines")
     config = add("config", "Print the effective configuration, secrets masked.", _config)
     config.add_argument("--json", action="store_true", help="for machines")
     turns = add("turns", "List, show, cancel or release turns.", _turns_list)
@@ -121,6 +125,15 @@ def _status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     rows += [(f"turns {state}", count) for state, count in status["turns"].items() if count]
     _show(options, status, rows)
     return 0
+
+
+def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from .testing.demo import demonstrate
+
+    try:
+        return anyio.run(partial(demonstrate, environ, keep=options.keep, machine=options.json))
+    except KeyboardInterrupt:
+        return 130
 
 
 def _config(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -71,13 +71,20 @@ class Drainer:
         now = time.monotonic()
         if not signed and self._drain.state is DrainState.SERVING and now < self._deaf_until:
             raise SignalTooSoon(self._deaf_until - now)
-        self._signed = signed or (self._signed and self._drain.state is not DrainState.SERVING)
-        return await self.begin("restart signal", cap=min(self.cap, signal.patience))
+        return await self.begin("restart signal", cap=min(self.cap, signal.patience), signed=signed)
 
-    async def begin(self, why: str, *, cap: float, stop: bool = False) -> Report:
-        """Begin a drain or join the one under way; return its report once acknowledged."""
+    async def begin(self, why: str, *, cap: float, stop: bool = False, signed: bool = True) -> Report:
+        """Begin a drain or join the one under way; return its report once acknowledged.
+
+        Args:
+            why: for the log.
+            cap: seconds to wait for turns to settle.
+            stop: stop by ourselves when it is over.
+            signed: whether who asks has proved who it is.
+        """
+        self._signed = self._signed or signed
         if self._drain.state is DrainState.SERVING:
-            self._acknowledged = anyio.Event()
+            self._acknowledged, self._signed = anyio.Event(), signed
             logger.info("drain begins: %s; %d turns running, cap %.3g s", why, len(self._ledger), cap)
         else:
             logger.info("drain joined: %s; it is %s", why, self._drain.state)

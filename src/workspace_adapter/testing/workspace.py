@@ -129,12 +129,11 @@ class Workspace:
 
     async def exited(self) -> int:
         """Wait for the sidecar's exit; return its code, negative for a signal."""
-        if self.process is None:
+        process = self.process
+        if process is None:
             raise AssertionError("the sidecar was never started")
-        with anyio.fail_after(self.patience):
-            while (code := self.process.poll()) is None:
-                await anyio.sleep(0.01)
-        return code
+        await self.until(lambda: process.poll() is not None, "the sidecar's exit")
+        return process.returncode
 
     def pids(self) -> list[int]:
         """Every live process of this workspace, found by a mark in its environment."""
