@@ -51,7 +51,7 @@ import re
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -176,8 +176,8 @@ class ScriptedSession(RuntimeSession):
                     said.append(text)
                     yield Text(text)
                 case {"recall": True}:
-                    said += (recalled := self.transcript.told_before(turn.id))
-                    yield Text("\n".join(recalled))
+                    said.append("\n".join(self.transcript.told_before(turn.id)))
+                    yield Text(said[-1])
                 case {"activity": str(line)}:
                     yield Activity(line)
                 case {"artifact": str(text)}:
@@ -270,7 +270,8 @@ class ScriptedSession(RuntimeSession):
             return await process.wait() == 0
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended and nobody was told yet
+                    os.killpg(process.pid, signal.SIGKILL)
             with anyio.CancelScope(shield=True):
                 await process.wait()
 
@@ -302,7 +303,7 @@ class ScriptedEnds(RuntimeAdapter):
 
     name = "scripted-ends"
     capabilities = Capabilities(gate=AtClosedGate.END, resumes=True, cancels=True)
-    session_class: ClassVar[type[ScriptedSession]] = ScriptedSession
+    Session: ClassVar[type[ScriptedSession]] = ScriptedSession
 
     @asynccontextmanager
     async def open_session(self, context: SessionContext) -> AsyncGenerator[RuntimeSession, None]:
@@ -312,7 +313,7 @@ class ScriptedEnds(RuntimeAdapter):
             transcript = Transcript.begin(directory)
         else:
             transcript = Transcript.find(directory, context.resume)
-        yield self.session_class(context, transcript)
+        yield self.Session(context, transcript)
 
     async def recover(self, turn: InterruptedTurn) -> Evidence:
         """Read it off the transcript."""
