@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from base64 import b64decode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +41,14 @@ def content_hash(message: Mapping[str, Any]) -> str:
 
     Only ``role`` and ``parts`` count: keys are sorted, ``type`` is read as ``kind`` and
     ``mime_type`` as ``mimeType``, inline bytes count by digest, and whole numbers count
-    the same as floats, because a re-serialising platform changes all of these.
+    the same as floats, because a re-serialising platform changes all of these. What is
+    inside a part's ``data`` and ``metadata`` keeps its own keys.
     """
-    content = {"role": _role(message.get("role")), "parts": _canonical(message.get("parts") or [])}
+    parts = _sent_parts(message)
+    content = {
+        "role": _role(message.get("role")),
+        "parts": [_canonical_part(part) for part in parts] if isinstance(parts, list | tuple) else parts,
+    }
     return hashlib.sha256(
         json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode(
             "utf-8", "surrogatepass"
@@ -60,28 +67,52 @@ _RENAMED = {
     "media_type": "mimeType",
     "mediaType": "mimeType",
     "filename": "name",
+    "fileWithBytes": "bytes",
+    "fileWithUri": "uri",
 }
 _BYTES = frozenset({"bytes", "raw"})
+
+
+def _sent_parts(message: Mapping[str, Any]) -> Any:
+    """Return the parts; A2A 0.3 over plain HTTP calls them ``content``."""
+    return message["parts"] if "parts" in message else message.get("content")
+
+
+def _canonical_part(part: object) -> Any:
+    """Bring one part, or the ``file`` in it, to the form that every spelling of it shares."""
+    if not isinstance(part, Mapping):
+        return _canonical(part)
+    canonical: dict[str, Any] = {}
+    for key in sorted(part):
+        name, value = _RENAMED.get(key, key), part[key]
+        if name != key and (name in part or name in canonical):
+            name = key  # two spellings at once: two members
+        if name in _BYTES and isinstance(value, str):
+            value = "sha256:" + hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+        canonical[name] = _canonical_part(value) if key == "file" else _canonical(value)
+    return canonical
 
 
 def _canonical(value: object) -> Any:
     match value:
         case Mapping():
-            canonical: dict[str, Any] = {}
-            for key, inner in value.items():
-                name = _RENAMED.get(key, key)
-                if key in _BYTES and isinstance(inner, str):
-                    inner = "sha256:" + hashlib.sha256(inner.encode("utf-8", "surrogatepass")).hexdigest()
-                canonical[name] = _canonical(inner)
-            return canonical
+            return {key: _canonical(inner) for key, inner in value.items()}
         case list() | tuple():
             return [_canonical(item) for item in value]
         case bool():
             return value
-        case int() if abs(value) <= 1 << 53:
-            return float(value)
+        case int() | float():
+            return _number(value)
         case _:
             return value
+
+
+def _number(value: float) -> float | str:
+    """Read a number as a platform does that knows only floats; it drops the sign of zero too."""
+    try:
+        return float(value) + 0.0
+    except OverflowError:
+        return str(value)
 
 
 def depth(value: object, limit: int = MAX_DEPTH) -> int:
@@ -100,6 +131,65 @@ def depth(value: object, limit: int = MAX_DEPTH) -> int:
     return level
 
 
+MAX_NAME = 512
+"""Characters that a messageId, contextId or taskId may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentMessage:
+    """The message of a ``message/send`` or ``message/stream``, in either dialect."""
+
+    message_id: str
+    context_id: str | None
+    """As sent."""
+    task_id: str | None
+    """As sent."""
+    raw: Mapping[str, Any]
+    """The message object, as it was sent."""
+    encoded: bytes
+    """The same as JSON."""
+
+
+def parse_message(params: Mapping[str, Any]) -> SentMessage:
+    """Read the message of a call; its parts are :func:`parse_parts`' to read.
+
+    Raises:
+        BadMessage: naming the member that is wrong, never quoting it.
+    """
+    message = params.get("message")
+    if not isinstance(message, Mapping):
+        raise BadMessage("params.message must be an object")
+    message_id = _name(message, "messageId")
+    if message_id is None:
+        raise BadMessage("message.messageId is required: it is how a message sent twice is known")
+    if message.get("role") not in (None, "user", "agent", "ROLE_USER", "ROLE_AGENT"):
+        raise BadMessage("message.role must be 'user' or 'agent'")
+    for holder, name in ((message, "message.metadata"), (params, "params.metadata")):
+        if not isinstance(holder.get("metadata"), Mapping | None):
+            raise BadMessage(f"{name} must be an object")
+    try:
+        encoded = json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadMessage("message holds text that is not valid Unicode (half a surrogate pair)") from None
+    return SentMessage(
+        message_id=message_id,
+        context_id=_name(message, "contextId"),
+        task_id=_name(message, "taskId"),
+        raw=message,
+        encoded=encoded,
+    )
+
+
+def _name(message: Mapping[str, Any], key: str) -> str | None:
+    """Read one of a message's identifiers; empty means none."""
+    value = message.get(key)
+    if not isinstance(value, str | None):
+        raise BadMessage(f"message.{key} must be a string")
+    if value is not None and len(value) > MAX_NAME:
+        raise BadMessage(f"message.{key} is longer than {MAX_NAME} characters")
+    return value or None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentText:
     """A part as sent: text."""
@@ -111,6 +201,8 @@ class SentText:
 class SentFile:
     """A part as sent: a file named by URI or path, never fetched."""
 
+    where: str
+    """Its place in the message, for errors."""
     uri: str
     name: str
     mime_type: str
@@ -120,9 +212,23 @@ class SentFile:
 class SentBytes:
     """A part as sent: a file's bytes, as base64 text."""
 
+    where: str
+    """Its place in the message, for errors."""
     base64: str
     name: str
     mime_type: str
+
+    def decode(self) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            BadMessage: it is not base64, in either alphabet, padded or not.
+        """
+        text = "".join(self.base64.split()).rstrip("=").replace("-", "+").replace("_", "/")
+        try:
+            return b64decode(text + "=" * (-len(text) % 4), validate=True)
+        except ValueError:
+            raise BadMessage(f"{self.where} brings bytes that are not base64") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,36 +247,35 @@ def parse_parts(message: Mapping[str, Any]) -> tuple[SentPart, ...]:
     Raises:
         BadMessage: naming the part by position and kind, never quoting it.
     """
-    parts = message.get("parts")
-    if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
+    parts = _sent_parts(message)
+    if not isinstance(parts, list) or not parts:
         raise BadMessage("message.parts must be a list with at least one part")
-    return tuple(_part(part, number) for number, part in enumerate(parts))
+    return tuple(_part(part, f"message.parts[{number}]") for number, part in enumerate(parts))
 
 
-def _part(part: object, number: int) -> SentPart:
+def _part(part: object, where: str) -> SentPart:
     if not isinstance(part, Mapping):
-        raise BadMessage(f"message.parts[{number}] must be an object")
+        raise BadMessage(f"{where} must be an object")
     if isinstance(part.get("text"), str):
         return SentText(text=part["text"])
-    file = part.get("file") if isinstance(part.get("file"), Mapping) else part
+    file = part["file"] if isinstance(part.get("file"), Mapping) else part
     name = str(_first(file, "name", "filename") or _first(part, "name", "filename") or "file")
     mime_type = str(
         _first(file, "mimeType", "mime_type", "mediaType", "media_type")
-        or _first(part, "mediaType", "media_type")
+        or _first(part, "mimeType", "mime_type", "mediaType", "media_type")
         or "application/octet-stream"
     )
-    for key in ("bytes", "raw"):
+    for key in ("bytes", "raw", "fileWithBytes"):
         if isinstance(file.get(key), str):
-            return SentBytes(base64=file[key], name=name, mime_type=mime_type)
-    for key in ("uri", "url"):
+            return SentBytes(where=where, base64=file[key], name=name, mime_type=mime_type)
+    for key in ("uri", "url", "fileWithUri"):
         if isinstance(file.get(key), str):
-            return SentFile(uri=file[key], name=name, mime_type=mime_type)
+            return SentFile(where=where, uri=file[key], name=name, mime_type=mime_type)
     if "data" in part:
         return SentData(value=part["data"])
-    kind = part.get("kind") or part.get("type") or "none"
-    raise BadMessage(
-        f"message.parts[{number}] has no text, file or data this workspace can use (kind {str(kind)[:40]!r})"
-    )
+    kind = str(part.get("kind") or part.get("type") or "none")
+    shown = kind if re.fullmatch(r"[a-z_-]{1,20}", kind) else "unknown"
+    raise BadMessage(f"{where} has no text, file or data this workspace can use (its kind: {shown})")
 
 
 def _first(mapping: Mapping[str, Any], *keys: str) -> Any:
@@ -258,9 +363,14 @@ def rpc_result(request_id: str | int | None, result: Mapping[str, Any]) -> dict[
     return {"jsonrpc": "2.0", "id": request_id, "result": dict(result)}
 
 
-def rpc_error(request_id: str | int | None, code: int, message: str) -> dict[str, Any]:
+def rpc_error(
+    request_id: str | int | None, code: int, message: str, *, data: object = None
+) -> dict[str, Any]:
     """Return a JSON-RPC error."""
-    return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
+    error: dict[str, Any] = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return {"jsonrpc": "2.0", "id": request_id, "error": error}
 
 
 def restarting(retry_after: int) -> dict[str, Any]:

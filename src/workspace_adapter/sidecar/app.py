@@ -1,0 +1,144 @@
+"""Routes to verbs; no decisions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from a2a.server.context import ServerCallContext
+from a2a.server.routes.common import ServerCallContextBuilder
+from a2a.server.routes.jsonrpc_routes import create_jsonrpc_routes
+from a2a.server.routes.rest_routes import create_rest_routes
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from ..drain import Report
+from ..settings import Settings
+from ..wire import BadSignal, RestartSignal, parse_restart_signal, rpc_error, rpc_result
+from . import edge
+from .bearer import InboundSecret
+from .card import card, etag
+from .door import Door
+from .drainer import SignalTooSoon
+
+_CARD_MAX_AGE = 60
+"""Seconds. A restart may change the card."""
+
+_INVALID_REQUEST = -32600
+_INVALID_PARAMS = -32602
+
+
+class Drainer(Protocol):
+    """What hears the platform's signal."""
+
+    async def signal(self, signal: RestartSignal, *, signed: bool) -> Report:
+        """Drain, and report once that is acknowledged."""
+
+
+def create_app(
+    *,
+    door: Door,
+    drainer: Drainer,
+    status: Callable[[], Mapping[str, Any]],
+    ready: Callable[[], tuple[bool, str]],
+    settings: Settings,
+    adapter_name: str,
+) -> ASGIApp:
+    """Build the ASGI application, the edge around it.
+
+    Args:
+        status: what ``/status`` shows to who has the bearer.
+        ready: whether messages are accepted, else why not.
+
+    Raises:
+        SettingsError: ``WORKSPACE_AGENT_CARD`` cannot be used.
+    """
+    context = _Context()
+    routes: list[BaseRoute] = [
+        Route(edge.CARD, _card_endpoint(settings, adapter_name), methods=["GET"]),
+        Route(edge.HEALTH, _healthy, methods=["GET"]),
+        Route(edge.READY, _ready_endpoint(ready), methods=["GET"]),
+        Route(edge.STATUS, _status_endpoint(status), methods=["GET"]),
+        Route(edge.SIGNAL, _signal_endpoint(drainer, settings.workspace_id), methods=["POST"]),
+        *create_jsonrpc_routes(door, "/", context, enable_v0_3_compat=True),
+        *create_rest_routes(door, context, enable_v0_3_compat=True),
+    ]
+    routed = Starlette(routes=routes)
+    routed.router.redirect_slashes = False
+    return edge.Edge(
+        routed,
+        settings=settings,
+        secret=InboundSecret(Path(settings.configs_dir)),
+        delivered=door.delivered,
+    )
+
+
+class _Context(ServerCallContextBuilder):
+    """Hands the exchange on to the door."""
+
+    def build(self, request: Request) -> ServerCallContext:
+        return ServerCallContext(state={"headers": dict(request.headers), edge.KEY: request.scope[edge.KEY]})
+
+
+Endpoint = Callable[[Request], Any]
+
+
+def _card_endpoint(settings: Settings, adapter_name: str) -> Endpoint:
+    body = json.dumps(card(settings, adapter_name=adapter_name), ensure_ascii=False).encode()
+    headers = {"etag": etag(body), "cache-control": f"public, max-age={_CARD_MAX_AGE}"}
+
+    async def endpoint(request: Request) -> Response:
+        if headers["etag"] in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="application/json")
+
+    return endpoint
+
+
+async def _healthy(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def _ready_endpoint(ready: Callable[[], tuple[bool, str]]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        is_ready, why = ready()
+        if is_ready:
+            return JSONResponse({"status": why})
+        return JSONResponse({"error": why}, status_code=503)
+
+    return endpoint
+
+
+def _status_endpoint(status: Callable[[], Mapping[str, Any]]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(dict(status()))
+
+    return endpoint
+
+
+def _signal_endpoint(drainer: Drainer, workspace_id: str) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        exchange: edge.Exchange = request.scope[edge.KEY]
+        request_id = exchange.request_id
+        try:
+            signal = parse_restart_signal(exchange.body)
+        except BadSignal as error:
+            return JSONResponse(rpc_error(request_id, _INVALID_REQUEST, str(error)), status_code=400)
+        if signal.workspace_id not in (None, workspace_id):
+            why = f"this is workspace {workspace_id}"
+            return JSONResponse(rpc_error(request_id, _INVALID_PARAMS, why), status_code=409)
+        try:
+            report = await drainer.signal(signal, signed=exchange.signed)
+        except SignalTooSoon as error:
+            seconds = math.ceil(error.retry_after)
+            body = {"error": str(error), "retry_after": seconds}
+            return JSONResponse(body, status_code=429, headers={"retry-after": str(seconds)})
+        return JSONResponse(rpc_result(request_id, report.as_json()))
+
+    return endpoint

@@ -1,0 +1,146 @@
+"""The agent card: what this workspace says of itself to other agents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from a2a.server.request_handlers.response_helpers import agent_card_to_dict
+from a2a.types.a2a_pb2 import (
+    AgentCapabilities,
+    AgentCard,
+    AgentInterface,
+    AgentSkill,
+    HTTPAuthSecurityScheme,
+    SecurityRequirement,
+    SecurityScheme,
+    StringList,
+)
+
+from .. import __version__
+from ..errors import SettingsError
+from ..settings import Settings
+
+_BINDINGS = (("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3"))
+"""The 0.3 one makes the codec add the members that only 0.3 knows."""
+
+
+def card(settings: Settings, *, adapter_name: str) -> dict[str, Any]:
+    """Return the card: ours, with ``WORKSPACE_AGENT_CARD`` merged over it.
+
+    Raises:
+        SettingsError: that file cannot be read, or is no JSON object.
+    """
+    ours = agent_card_to_dict(_ours(settings, adapter_name))
+    return _merge(ours, _theirs(settings.agent_card)) if settings.agent_card else ours
+
+
+def etag(body: bytes) -> str:
+    """Return the entity tag of a card as it is sent."""
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def _ours(settings: Settings, adapter_name: str) -> AgentCard:
+    told = _described(Path(settings.configs_dir) / "config.yaml")
+    url = settings.url or f"http://{socket.gethostname()}:{settings.port}"
+    rendered = AgentCard(
+        name=told.get("name") or settings.workspace_id,
+        description=told.get("description")
+        or f"Workspace {settings.workspace_id}, an agent on {adapter_name}.",
+        version=__version__,
+        supported_interfaces=[
+            AgentInterface(url=f"{url}/", protocol_binding=binding, protocol_version=version)
+            for binding, version in _BINDINGS
+        ],
+        capabilities=AgentCapabilities(streaming=True, push_notifications=False),
+        default_input_modes=["text/plain", "application/json", "application/octet-stream"],
+        default_output_modes=["text/plain"],
+        skills=[
+            AgentSkill(
+                id="chat",
+                name="Chat",
+                description="Takes a request in words, with files where needed, and works on it.",
+                tags=["chat"],
+            )
+        ],
+    )
+    if settings.require_auth:
+        bearer = SecurityScheme(http_auth_security_scheme=HTTPAuthSecurityScheme(scheme="bearer"))
+        rendered.security_schemes["bearer"].CopyFrom(bearer)
+        rendered.security_requirements.append(SecurityRequirement(schemes={"bearer": StringList()}))
+    return rendered
+
+
+def _theirs(path: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError((f"WORKSPACE_AGENT_CARD={path} cannot be read: {error.strerror}",)) from None
+    except ValueError:
+        raise SettingsError((f"WORKSPACE_AGENT_CARD={path} is not JSON",)) from None
+    if not isinstance(value, dict):
+        raise SettingsError((f"WORKSPACE_AGENT_CARD={path} must hold a JSON object",))
+    return value
+
+
+def _merge(ours: Any, theirs: Any) -> Any:
+    """Merge as JSON merge patches do: objects member by member, ``null`` takes one out."""
+    if not isinstance(theirs, Mapping):
+        return theirs
+    merged = dict(ours) if isinstance(ours, Mapping) else {}
+    for key, value in theirs.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(merged.get(key), value)
+    return merged
+
+
+# --- config.yaml ------------------------------------------------------------------------
+
+_MEMBER = re.compile(r"(name|description):(?:[ \t]+(.*))?$")
+
+
+def _described(path: Path) -> dict[str, str]:
+    """Return ``name`` and ``description`` of the platform's configuration, where they are there.
+
+    Only these two top-level scalars are read, so no YAML library is needed: plain and
+    quoted ones, and blocks (``|``, ``>``).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}
+    told = {}
+    for number, line in enumerate(lines):
+        if match := _MEMBER.match(line):
+            told[match[1]] = _scalar((match[2] or "").strip(), lines[number + 1 :])
+    return told
+
+
+def _scalar(value: str, following: list[str]) -> str:
+    if value.startswith('"'):
+        try:
+            return str(json.JSONDecoder().raw_decode(value)[0])
+        except ValueError:
+            return ""
+    if value.startswith("'"):
+        match = re.match(r"'((?:[^']|'')*)'", value)
+        return match[1].replace("''", "'") if match else ""
+    if value[:1] in ("|", ">"):
+        return _block(following, "\n" if value[0] == "|" else " ")
+    return re.sub(r"(?:^|\s+)#.*", "", value)
+
+
+def _block(following: list[str], joint: str) -> str:
+    lines = []
+    for line in following:
+        if line.strip() and not line.startswith((" ", "\t")):
+            break
+        lines.append(line.strip())
+    return joint.join(lines).strip()

@@ -1,0 +1,294 @@
+"""The layer before the door that reads every request once.
+
+Plain ASGI around the routes. It checks size, type and bearer, keeps the count of callers
+held, writes every refusal, and says when an answer was delivered. A refusal is never left
+to the codec, whose 0.3 routes turn any exception into HTTP 200: the door marks the
+:class:`Exchange`, and nothing unmarked leaves with 2xx.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.lowlevel
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..settings import Settings
+from .bearer import Bearer, InboundSecret
+from .envelope import Call, read_json, request_id_of, rest_call, rpc_call
+from .refusal import (
+    Binding,
+    Refusal,
+    bad_params,
+    busy,
+    our_fault,
+    too_large,
+    unauthorized,
+    wrong_content_type,
+)
+
+logger = logging.getLogger(__name__)
+
+CARD = "/.well-known/agent-card.json"
+HEALTH = "/healthz"
+READY = "/readyz"
+STATUS = "/status"
+SIGNAL = "/signals/restart_pending"
+
+_PUBLIC = frozenset({CARD, HEALTH, READY})
+_BINDINGS = {"/": Binding.RPC, SIGNAL: Binding.SIGNAL, STATUS: Binding.PLAIN}
+_CONTENT_TYPES = frozenset({"application/json", "application/a2a+json"})
+_FULL_HOUSE_RETRY = 5
+"""Seconds after which a caller that found every place taken may try again."""
+
+KEY = "workspace_adapter"
+"""Where the exchange is found in the ASGI scope."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request as the edge read it, and what the door says of its answer."""
+
+    what: str
+    """HTTP method and path, for logs."""
+    binding: Binding
+    caller: str | None = None
+    """Who asks, where the bearer was right."""
+    signed: bool = False
+    """The bearer was right."""
+    last_event_id: str | None = None
+    request_id: str | int | None = None
+    body: object = None
+    """As JSON."""
+    call: Call | None = None
+
+    reached: bool = False
+    """The codec understood the call and handed it to the door."""
+    answered: bool = False
+    """The door answered it; otherwise whatever the codec sends is replaced."""
+    refusal: Refusal | None = None
+    tells: str | None = None
+    """The turn whose end this answer tells."""
+    cursor: str | None = None
+    """Of the event that is sent next on a stream."""
+
+    gone: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the caller hung up."""
+
+
+class Edge:
+    """ASGI around the routes."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        secret: InboundSecret,
+        delivered: Callable[[str], None],
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._secret = secret
+        self._delivered = delivered
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _PUBLIC:
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(
+            what=f"{scope['method']} {scope['path']}", binding=_BINDINGS.get(scope["path"], Binding.REST)
+        )
+        scope[KEY] = exchange
+        try:
+            body = await self._admit(exchange, scope, receive)
+        except Refusal as refusal:
+            await _refuse(refusal, exchange, send)
+            return
+        except _HungUp:
+            return
+        held = exchange.call is not None and exchange.call.may_be_held
+        self._held += held
+        try:
+            await self._serve(exchange, body, scope, receive, send)
+        finally:
+            self._held -= held
+
+    # --- in -------------------------------------------------------------------------
+
+    async def _admit(self, exchange: Exchange, scope: Scope, receive: Receive) -> bytes:
+        """Read and check the request; return the body that the routes are given."""
+        headers = Headers(scope=scope)
+        self._check_bearer(exchange, headers)
+        exchange.last_event_id = headers.get("last-event-id")
+        body = b""
+        if scope["method"] == "POST":
+            body = await self._read(headers, receive)
+            if body or exchange.binding is not Binding.REST:
+                exchange.body = _json(headers, body)
+                exchange.request_id = request_id_of(exchange.body)
+        version = headers.get("a2a-version")
+        if exchange.binding is Binding.RPC and scope["method"] == "POST":
+            exchange.call = rpc_call(exchange.body, version)
+        elif exchange.binding is Binding.REST:
+            exchange.call = rest_call(scope["path"], exchange.body if body else {}, version)
+        if exchange.call is None:
+            return body
+        if exchange.call.may_be_held and self._held >= self._settings.held_limit:
+            raise busy(
+                f"WORKSPACE_HELD_LIMIT={self._settings.held_limit} callers are waiting already",
+                _FULL_HOUSE_RETRY,
+            )
+        return exchange.call.for_codec(body)
+
+    def _check_bearer(self, exchange: Exchange, headers: Headers) -> None:
+        bearer = self._secret.judge(headers.get("authorization"))
+        exchange.signed = bearer is Bearer.RIGHT
+        if exchange.signed:
+            exchange.caller = headers.get("x-workspace-id") or None
+            return
+        if bearer is Bearer.WRONG:
+            raise unauthorized("the bearer is not the platform's inbound secret")
+        if self._settings.require_auth or exchange.binding is Binding.PLAIN:
+            if bearer is Bearer.NONE:
+                raise unauthorized("a bearer is required: the platform's inbound secret")
+            raise unauthorized(f"no bearer can be checked: {self._secret.path} is missing")
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        limit = self._settings.body_limit_bytes
+        declared = headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise too_large(limit)
+        chunks, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _HungUp
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise too_large(limit)
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+    # --- out ------------------------------------------------------------------------
+
+    async def _serve(
+        self, exchange: Exchange, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Run the routes until they answered or the caller hung up."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch, exchange, receive, tasks.cancel_scope)
+            await self._app(scope, _given(body, exchange), _Outbound(exchange, send, self._delivered))
+            tasks.cancel_scope.cancel()
+
+
+def _json(headers: Headers, body: bytes) -> object:
+    if headers.get("content-type", "").partition(";")[0].strip().lower() not in _CONTENT_TYPES:
+        raise wrong_content_type()
+    return read_json(body)
+
+
+class _HungUp(Exception):
+    """The caller left before its request was read."""
+
+
+async def _watch(exchange: Exchange, receive: Receive, scope: anyio.CancelScope) -> None:
+    """Let the request go once its caller has; what was accepted goes on."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    exchange.gone.set()
+    scope.cancel()
+
+
+def _given(body: bytes, exchange: Exchange) -> Receive:
+    """Return the ASGI ``receive`` of a request whose body was read already."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await exchange.gone.wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+class _Outbound:
+    """The ASGI ``send`` of one request: holds the head back until it is known to be right."""
+
+    def __init__(self, exchange: Exchange, send: Send, delivered: Callable[[str], None]) -> None:
+        self._exchange = exchange
+        self._send = send
+        self._delivered = delivered
+        self._head: Message | None = None
+        self._refused = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        more = message.get("more_body", False)
+        if self._head is not None:
+            if more and message["body"].startswith(b":"):
+                return  # a stream's ping before its first event: nothing is decided yet
+            await self._begin(self._head)
+            self._head = None
+        if self._refused:
+            return
+        if not more:
+            await anyio.lowlevel.checkpoint()  # lets the watcher see a caller that has left
+        here = not self._exchange.gone.is_set()
+        await self._send(_numbered(message, self._exchange))
+        if not more and here and self._exchange.tells is not None:
+            self._delivered(self._exchange.tells)
+
+    async def _begin(self, head: Message) -> None:
+        refusal = self._exchange.refusal or self._unmarked(head["status"])
+        if refusal is None:
+            await self._send(head)
+            return
+        self._refused = True
+        await _refuse(refusal, self._exchange, self._send)
+
+    def _unmarked(self, status: int) -> Refusal | None:
+        """Decide what is sent where the door marked nothing."""
+        exchange = self._exchange
+        if exchange.answered or exchange.call is None:
+            return None
+        if exchange.reached:
+            return our_fault()
+        if status in (404, 405):
+            return None  # no such route
+        return bad_params("the params do not fit the method")
+
+
+def _numbered(message: Message, exchange: Exchange) -> Message:
+    """Give a stream's event its cursor as its id, and its members an order.
+
+    The codec's maps have another order in each process; a stream that goes on after a
+    restart is to be the same to the byte.
+    """
+    if exchange.cursor is None or not message["body"].startswith(b"data:"):
+        return message
+    event = json.dumps(json.loads(message["body"][5:]), ensure_ascii=False, sort_keys=True)
+    numbered = f"id: {exchange.cursor}\r\ndata: {event}\r\n\r\n".encode()
+    exchange.cursor = None
+    return {**message, "body": numbered}
+
+
+async def _refuse(refusal: Refusal, exchange: Exchange, send: Send) -> None:
+    status, headers, body = refusal.render(exchange.binding, exchange.request_id)
+    method = exchange.call.method if exchange.call is not None else ""
+    level = logging.ERROR if status == 500 else logging.INFO
+    logger.log(level, "refused %s %s: %s", exchange.what, method, refusal, extra={"status": status})
+    encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    encoded.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,166 @@
+"""The envelope of an A2A call, read before the codec sees it.
+
+The codec is given the envelope alone: in the place of the message stands a stub of its
+own dialect. So no part that it does not know is refused, nothing is lost on the way into
+its types, and no message text gets into its errors or logs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from a2a.compat.v0_3.jsonrpc_adapter import JSONRPC03Adapter
+from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
+from a2a.utils.errors import MethodNotFoundError, VersionNotSupportedError
+
+from ..wire import MAX_DEPTH, depth
+from .refusal import Binding, Refusal, bad_params, invalid_request, not_json
+
+
+class Dialect(StrEnum):
+    """Which A2A a call is written in."""
+
+    V03 = "0.3"
+    V10 = "1.0"
+
+
+_DIALECTS = dict.fromkeys(JSONRPC03Adapter.METHOD_TO_MODEL, Dialect.V03) | dict.fromkeys(
+    JsonRpcDispatcher.METHOD_TO_MODEL, Dialect.V10
+)
+_BRING_MESSAGES = frozenset({"message/send", "message/stream", "SendMessage", "SendStreamingMessage"})
+_MAY_BE_HELD = _BRING_MESSAGES | {"tasks/resubscribe", "SubscribeToTask"}
+
+_REST_METHODS = (
+    (re.compile(r"(?:/[^/]+)?/message:send"), "SendMessage"),
+    (re.compile(r"(?:/[^/]+)?/message:stream"), "SendStreamingMessage"),
+    (re.compile(r"(?:/[^/]+)?/tasks/[^/]+:subscribe"), "SubscribeToTask"),
+)
+"""The paths whose callers may be held; the first part may be a version or a tenant."""
+
+_REST_PATH = re.compile(r"(?:/[^/]+)?/(?:message:|tasks|extendedAgentCard|card)")
+
+_STUBS: dict[tuple[Binding, Dialect], dict[str, Any]] = {
+    (Binding.RPC, Dialect.V03): {"role": "user", "parts": [{"kind": "text", "text": ""}]},
+    (Binding.RPC, Dialect.V10): {"role": "ROLE_USER", "parts": [{"text": ""}]},
+    (Binding.REST, Dialect.V03): {"role": "ROLE_USER", "content": [{"text": ""}]},
+    (Binding.REST, Dialect.V10): {"role": "ROLE_USER", "parts": [{"text": ""}]},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One A2A call, as it was sent."""
+
+    binding: Binding
+    dialect: Dialect
+    method: str
+    """JSON-RPC's name of it, also where it came by REST; empty for what REST alone names."""
+    request_id: str | int | None
+    params: Mapping[str, Any]
+
+    @property
+    def may_be_held(self) -> bool:
+        """Whether its caller may have to wait."""
+        return self.method in _MAY_BE_HELD
+
+    def for_codec(self, body: bytes) -> bytes:
+        """Return the body that the codec is given instead of ``body``."""
+        if self.method not in _BRING_MESSAGES:
+            return body
+        params: dict[str, Any] = {
+            "message": {"messageId": "stub", **_STUBS[self.binding, self.dialect]},
+        }
+        if self.params.get("configuration") is not None:
+            params["configuration"] = self.params["configuration"]
+        if self.binding is Binding.REST:
+            return json.dumps(params).encode()
+        return json.dumps(
+            {"jsonrpc": "2.0", "id": self.request_id, "method": self.method, "params": params}
+        ).encode()
+
+
+def read_json(body: bytes) -> Any:
+    """Read a body.
+
+    Raises:
+        Refusal: it is no JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        value = json.loads(body.decode(), parse_constant=_no_such_number)
+    except RecursionError:
+        raise invalid_request(_TOO_DEEP) from None
+    except ValueError:
+        raise not_json("the body is not JSON in UTF-8") from None
+    if depth(value) > MAX_DEPTH:
+        raise invalid_request(_TOO_DEEP)
+    return value
+
+
+_TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep"
+
+
+def _no_such_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def request_id_of(value: object) -> str | int | None:
+    """Return the id of what may be a JSON-RPC request, where one can be read."""
+    request_id = value.get("id") if isinstance(value, Mapping) else None
+    return request_id if isinstance(request_id, str | int) and not isinstance(request_id, bool) else None
+
+
+def rpc_call(value: object, version: str | None) -> Call:
+    """Read a JSON-RPC call.
+
+    Args:
+        value: the body as JSON.
+        version: the ``A2A-Version`` header; none means 0.3.
+
+    Raises:
+        Refusal: saying what is wrong with the envelope.
+    """
+    if isinstance(value, list):
+        raise invalid_request("batches are not supported: send one request at a time")
+    if not isinstance(value, Mapping) or value.get("jsonrpc") != "2.0":
+        raise invalid_request("the body must be a JSON-RPC 2.0 request object")
+    request_id = request_id_of(value)
+    if request_id is None:
+        raise invalid_request("id must be a string or a whole number")
+    method = value.get("method")
+    if not isinstance(method, str) or not method:
+        raise invalid_request("method is required, as a string")
+    dialect = _DIALECTS.get(method)
+    if dialect is None:
+        raise Refusal("no such method", status=404, error=MethodNotFoundError("no such method"))
+    _check_version(dialect, version)
+    params = value.get("params", {})
+    if not isinstance(params, Mapping):
+        raise bad_params("params must be an object")
+    return Call(binding=Binding.RPC, dialect=dialect, method=method, request_id=request_id, params=params)
+
+
+def rest_call(path: str, value: object, version: str | None) -> Call | None:
+    """Read a call that came as plain HTTP; ``None`` where the path is none of A2A's.
+
+    Raises:
+        Refusal: the body is no object, or the header names the other dialect.
+    """
+    if not _REST_PATH.match(path):
+        return None
+    dialect = Dialect.V03 if path.startswith("/v1/") else Dialect.V10
+    _check_version(dialect, version)
+    if not isinstance(value, Mapping):
+        raise invalid_request("the body must be a JSON object")
+    method = next((name for pattern, name in _REST_METHODS if pattern.fullmatch(path)), "")
+    return Call(binding=Binding.REST, dialect=dialect, method=method, request_id=None, params=value)
+
+
+def _check_version(dialect: Dialect, version: str | None) -> None:
+    if (version or Dialect.V03).split(".")[0] != dialect.split(".")[0]:
+        why = f"this method is A2A {dialect}; the A2A-Version header must say so (left out, it means 0.3)"
+        raise Refusal(why, status=400, error=VersionNotSupportedError(why))

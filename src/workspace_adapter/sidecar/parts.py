@@ -1,0 +1,162 @@
+"""The parts of a message, checked at the door and put on this machine's disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import anyio.to_thread
+
+from ..adapter import DataPart, FilePart, Part, TextPart
+from ..errors import BadMessage
+from ..wire import SentBytes, SentData, SentFile, SentPart, SentText, parse_parts
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")
+_NAME_BYTES = 200
+
+
+class Uploads:
+    """Finds the files a message names, and keeps the ones it brings.
+
+    A file that is named must lie beneath the workdir, symlinks resolved; what the state
+    directory holds beside the uploads is nobody's to name. URLs are never fetched.
+    """
+
+    def __init__(self, *, workdir: Path, state_dir: Path) -> None:
+        self._workdir = workdir
+        self._state_dir = state_dir
+        self._uploads = state_dir / "uploads"
+
+    async def check(self, message: Mapping[str, Any]) -> None:
+        """See that a runtime could be given every part; writes nothing.
+
+        Raises:
+            BadMessage: naming the part that nobody could use, and why.
+        """
+        await anyio.to_thread.run_sync(self._check, message)
+
+    async def materialise(self, message: Mapping[str, Any]) -> tuple[Part, ...]:
+        """Return the parts as a runtime is given them, files on disk.
+
+        Inline bytes are written once and fsynced; doing it again changes nothing.
+
+        Raises:
+            BadMessage: a file that was there when the message was accepted is gone.
+        """
+        return await anyio.to_thread.run_sync(self._materialise, message)
+
+    async def prune(self, *, before: float) -> None:
+        """Delete what was brought and last used earlier than ``before``, in UTC epoch seconds."""
+        await anyio.to_thread.run_sync(self._prune, before)
+
+    def _check(self, message: Mapping[str, Any]) -> None:
+        for part in parse_parts(message):
+            match part:
+                case SentBytes():
+                    part.decode()
+                case SentFile():
+                    self._find(part)
+
+    def _materialise(self, message: Mapping[str, Any]) -> tuple[Part, ...]:
+        return tuple(self._part(part) for part in parse_parts(message))
+
+    def _part(self, part: SentPart) -> Part:
+        match part:
+            case SentText(text=text):
+                return TextPart(text=text)
+            case SentData(value=value):
+                return DataPart(json=json.dumps(value, ensure_ascii=False))
+            case SentFile(name=name, mime_type=mime_type):
+                return FilePart(path=self._find(part), name=name, mime_type=mime_type)
+            case SentBytes(name=name, mime_type=mime_type):
+                return FilePart(path=self._keep(part), name=name, mime_type=mime_type)
+
+    # --- files that are named -------------------------------------------------------
+
+    def _find(self, file: SentFile) -> Path:
+        scheme = _SCHEME.match(file.uri)
+        if scheme is None:
+            named = file.uri
+        elif scheme[1].lower() in ("workspace", "file"):
+            named = re.sub("^//(localhost)?(?=/)", "", file.uri[scheme.end() :])
+        else:
+            raise BadMessage(
+                f"{file.where} names a file by URL, and URLs are never fetched: send its bytes, or put it"
+                " beneath WORKSPACE_WORKDIR"
+            )
+        for candidate in dict.fromkeys((named, unquote(named))):
+            found = self._resolve(candidate)
+            if found is not None:
+                break
+        else:
+            raise BadMessage(f"{file.where} names a file that does not exist in this workspace")
+        if not self._may_name(found):
+            raise BadMessage(
+                f"{file.where} names a file that is not beneath WORKSPACE_WORKDIR={self._workdir}"
+            )
+        if not stat.S_ISREG(found.stat().st_mode):
+            raise BadMessage(f"{file.where} names something that is not a regular file")
+        return found
+
+    def _resolve(self, named: str) -> Path | None:
+        try:
+            return (self._workdir / named).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):  # missing; a NUL in it; a loop of symlinks
+            return None
+
+    def _may_name(self, path: Path) -> bool:
+        if path.is_relative_to(self._state_dir.resolve()):
+            return path.is_relative_to(self._uploads.resolve())
+        return path.is_relative_to(self._workdir.resolve())
+
+    # --- bytes that are brought -----------------------------------------------------
+
+    def _keep(self, file: SentBytes) -> Path:
+        content = file.decode()
+        directory = self._uploads / hashlib.sha256(content).hexdigest()
+        path = directory / safe_name(file.name)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.utime(directory)
+        if not path.exists():
+            _write(path, content)
+        return path
+
+    def _prune(self, before: float) -> None:
+        if not self._uploads.is_dir():
+            return
+        for directory in self._uploads.iterdir():
+            if directory.stat().st_mtime < before:
+                for path in directory.iterdir():
+                    path.unlink(missing_ok=True)
+                directory.rmdir()
+
+
+def safe_name(name: str) -> str:
+    """Return a file name that stays in its directory, as like the sent one as can be."""
+    cleaned = _UNSAFE.sub("_", re.split(r"[/\\]", name)[-1]).strip()
+    return cleaned.encode()[-_NAME_BYTES:].decode(errors="ignore").lstrip(".") or "file"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Put a whole file in place, on disk before it has its name."""
+    partial = path.with_name(f".{os.getpid()}-{time.monotonic_ns()}")
+    with partial.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    for directory in (path.parent, path.parent.parent, path.parent.parent.parent):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
