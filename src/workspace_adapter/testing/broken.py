@@ -323,7 +323,7 @@ class HasOneMemory(ScriptedEnds):
         yield self.Session(context, self.memory)
 
 
-@breaks("sessions_do_not_mix", "the gate of one was asked 2 times")
+@breaks("sessions_do_not_mix", "the gate of one was asked")
 class HasOneGate(ScriptedEnds):
     @asynccontextmanager
     async def open_session(self, context: SessionContext) -> AsyncGenerator[RuntimeSession, None]:

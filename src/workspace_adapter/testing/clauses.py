@@ -318,8 +318,8 @@ async def sessions_do_not_mix(stage: Stage, prompts: Prompts) -> None:
         len(handles) in (0, 2), "both sessions have the same handle: bind what names this conversation alone"
     )
     if _capabilities(stage).gate is not None and prompts.tool:
-        for scene in scenes:
-            asked = len(scene.record.all("asked"))
+        for _, attempts in seen:
+            asked = sum(moment.kind == "asked" for moment in attempts[-1].moments)
             expect(asked == 1, f"each session made one call; the gate of one was asked {asked} times")
 
 
