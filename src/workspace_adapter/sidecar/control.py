@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -69,7 +70,7 @@ class Control:
     async def release(self, request: Mapping[str, Any]) -> dict[str, str]:
         """Let a suspended turn run again."""
         turn = self._turn(request)
-        released = await self._journal.release(turn.id)
+        released = await self._journal.release(turn.id, now=time.time())
         if released is None:
             raise WorkspaceAdapterError(f"turn {turn.id} is {turn.state}, not suspended")
         self._sessions.submit(released)

@@ -25,7 +25,7 @@ async def change(state_dir: Path, verb: str, turn_id: str) -> dict[str, str]:
         if turn is None:
             raise UnknownTask(f"there is no turn {turn_id!r}; see: workspace-adapter turns list")
         if verb == "release":
-            changed = await journal.release(turn_id)
+            changed = await journal.release(turn_id, now=time.time())
         else:
             cause = "canceled by the operator"
             changed = await journal.change(

@@ -1,5 +1,7 @@
 """The file that knows every turn."""
 
-from .journal import Accepted, Child, Journal, LoggedEvent, NewEvent, NewTurn, Session
+from .journal import Journal
+from .queries import Reader
+from .records import Accepted, Child, LoggedEvent, NewEvent, NewTurn, Session
 
-__all__ = ["Accepted", "Child", "Journal", "LoggedEvent", "NewEvent", "NewTurn", "Session"]
+__all__ = ["Accepted", "Child", "Journal", "LoggedEvent", "NewEvent", "NewTurn", "Reader", "Session"]

@@ -2,97 +2,77 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self, TypeVar
 
+import anyio
+import anyio.to_thread
+
+from ...errors import JournalError, JournalUnavailable
 from ...events import SessionHandle, ToolCall
-from ...turns import Call, Outcome, State, Turn
+from ...turns import Outcome, State, Turn
+from . import ownership, salvage, schema, verbs
+from .blobs import INLINE_LIMIT, Blobs, Body
+from .checkpoints import Checkpoints
+from .queries import Queries
+from .records import Accepted, Child, NewEvent, NewTurn
+from .verbs import Answer
+from .writer import Transaction, Writer
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTurn:
-    """A message the door wants accepted."""
-
-    turn_id: str
-    task_id: str
-    session_id: str
-    turn_key: str
-    content_hash: str
-    message_id: str
-    caller: str | None
-    source: str | None
-    message: bytes
-    """The message object as JSON, as it was sent; kept until the turn ends."""
-    accepted_at: float
-    expires_at: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
-    """What became of a message at the door."""
-
-    turn: Turn
-    joined: bool
-    """It was here before: nothing was written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewEvent:
-    """One entry for a turn's event log."""
-
-    kind: str
-    """``status``, ``text``, ``activity``, ``artifact``, ``tool``."""
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedEvent:
-    """One entry of a turn's event log."""
-
-    n: int
-    """Its position: 1, 2, 3 … without gaps, over all attempts. The cursor is this as text."""
-    attempt: int
-    at: float
-    kind: str
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """One conversation."""
-
-    id: str
-    caller: str | None
-    handle: SessionHandle | None
-    created_at: float
-    last_turn_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Child:
-    """A child process on record."""
-
-    pid: int
-    start_ticks: int
-    """Field 22 of ``/proc/<pid>/stat``; with the pid it names one process for ever."""
-    boot_id: str
-    what: str
-
-
-class Journal:
+class Journal(Queries):
     """One SQLite file, one writer thread, readers that never wait for it.
 
     Every ``async`` verb returns after its commit was fsynced. Each raises
     ``JournalUnavailable`` when nothing could be written, and ``JournalTaken`` when
-    another process owns the file; then nothing was changed.
+    another process owns the file; then nothing was changed. A caller that is cancelled
+    while it waits takes nothing back: what it asked for may still be written.
     """
 
     id: str
     """Random, made with the file; part of the mark that children carry."""
     boot_id: str
     """Random, of this life; the owner's row that every commit checks."""
+    salvaged: dict[str, Any] | None
+    """What was saved of a damaged file when this one was opened; see ``salvage.salvage``."""
+
+    def __init__(
+        self,
+        path: Path,
+        files: _Files,
+        blobs: Blobs,
+        lock: ownership.Lock,
+        *,
+        boot_id: str,
+        on_change: Callable[[str], None],
+        on_health: Callable[[bool], None],
+    ) -> None:
+        """Use :meth:`open`."""
+        super().__init__(path, files.reading, blobs)
+        self.id, self.boot_id, self.salvaged = files.journal_id, boot_id, files.salvaged
+        self._lock = lock
+        self._files = files
+        self._checkpoints = Checkpoints(files.passing)
+        self._writer = Writer(
+            path,
+            files.writing,
+            boot_id=boot_id,
+            blobs=blobs,
+            checkpoints=self._checkpoints,
+            on_change=on_change,
+            on_health=on_health,
+        )
+        self._closed = False
 
     @classmethod
     async def open(
@@ -103,13 +83,77 @@ class Journal:
         now: float,
         on_change: Callable[[str], None] = lambda turn_id: None,
         on_health: Callable[[bool], None] = lambda healthy: None,
-    ) -> Journal: ...
+        patience: float = 10.0,
+    ) -> Self:
+        """Open the journal of a state directory as its one owner, made or repaired where need be.
 
-    async def close(self) -> None: ...
+        Args:
+            on_change: called on the event loop with each turn whose state or log changed,
+                after the commit and before the verb returns.
+            on_health: called on the event loop when writes begin to fail, and when they
+                work again.
+            patience: seconds to wait for a predecessor that is leaving.
+
+        Raises:
+            StateDirError: the directory cannot be used, or somebody else owns it.
+            JournalTooNew: a newer version wrote the journal.
+            JournalUnavailable: not now; try again.
+        """
+        with ExitStack() as undo:
+            await anyio.to_thread.run_sync(ownership.prepare, state_dir)
+            lock = await ownership.take(state_dir, boot_id=boot_id, now=now, patience=patience)
+            undo.callback(lock.release)
+            path, blobs = state_dir / schema.FILE, Blobs(state_dir)
+            files = await anyio.to_thread.run_sync(
+                partial(_open_files, path, blobs, boot_id=boot_id, now=now)
+            )
+            journal = cls(path, files, blobs, lock, boot_id=boot_id, on_change=on_change, on_health=on_health)
+            undo.pop_all()
+        return journal
+
+    async def close(self) -> None:
+        """Write what waits, close the file and let another process own it. Harmless to repeat."""
+        if self._closed:
+            return
+        self._closed = True
+        with anyio.CancelScope(shield=True):
+            await self._writer.close()
+            await anyio.to_thread.run_sync(self._close_files)
+
+    def _close_files(self) -> None:
+        self._checkpoints.end()
+        with closing(self._files.writing) as writing, closing(self._files.reading):
+            try:
+                writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as error:
+                logger.warning("%s keeps its write-ahead log: %s", self._path, error)
+        self._lock.release()
 
     # --- the life of a turn -------------------------------------------------------
 
-    async def accept(self, new: NewTurn, *, inbox_limit: int, limit_bytes: int) -> Accepted: ...
+    async def accept(self, new: NewTurn, *, inbox_limit: int, limit_bytes: int) -> Accepted:
+        """Journal a message, or join the turn it has already.
+
+        A turn that is there is returned also while nothing can be written.
+
+        Args:
+            inbox_limit: how many accepted turns may wait.
+            limit_bytes: size of the journal at which nothing more is taken.
+
+        Raises:
+            ContentConflict: same identity, other content.
+            InboxFull: naming the limit that was reached.
+            BadMessage: the session belongs to another caller.
+        """
+        known = self.turn_by_key(new.turn_key)
+        if known is not None:
+            return verbs.joined(known, new)
+        return await self._with_body(
+            new.message,
+            lambda tx, message: verbs.accept(
+                tx, new, message, inbox_limit=inbox_limit, limit_bytes=limit_bytes
+            ),
+        )
 
     async def start(
         self,
@@ -120,7 +164,22 @@ class Journal:
         strikes: int,
         cut: str | None,
         now: float,
-    ) -> Turn: ...
+    ) -> Turn:
+        """Make a turn ``running``: one more attempt, charged by this very write unless it is settled.
+
+        Args:
+            expect: the state it is in, with ``attempt`` starts so far.
+            strikes: charged starts since the last progress, this one not counted.
+            cut: the call open at the last cut.
+
+        Raises:
+            InvalidTransition: it is not in that state any more, or may not start.
+        """
+        return await self._writer.run(
+            lambda tx: verbs.start(
+                tx, turn_id, expect=expect, attempt=attempt, strikes=strikes, cut=cut, now=now
+            )
+        )
 
     async def finish(
         self,
@@ -133,7 +192,30 @@ class Journal:
         answer: str | None = None,
         events: Sequence[NewEvent] = (),
         now: float,
-    ) -> Turn | None: ...
+    ) -> Turn | None:
+        """End the running attempt, its last log entries in the same commit.
+
+        Returns ``None``, with nothing changed, when that attempt is not the one running.
+        Permits still open count as ended where the runtime itself ended the turn.
+
+        Raises:
+            InvalidTransition: a running turn cannot become that.
+        """
+        encoded = _encoded(events)
+        return await self._with_answer(
+            answer,
+            lambda tx, stored: verbs.finish(
+                tx,
+                turn_id,
+                attempt=attempt,
+                to=to,
+                cause=cause,
+                outcome=outcome,
+                answer=stored,
+                events=encoded,
+                now=now,
+            ),
+        )
 
     async def change(
         self,
@@ -146,68 +228,211 @@ class Journal:
         answer: str | None = None,
         cut: str | None = None,
         now: float,
-    ) -> Turn | None: ...
+    ) -> Turn | None:
+        """Move a turn that is in one of the states expected; else return ``None``.
 
-    async def settle(self, turn_ids: Sequence[str]) -> None: ...
+        Args:
+            cut: remembered when given.
 
-    async def unsettle(self) -> None: ...
+        Raises:
+            InvalidTransition: the table does not have that move.
+        """
+        expected = frozenset(expect)
+        return await self._with_answer(
+            answer,
+            lambda tx, stored: verbs.change(
+                tx,
+                turn_id,
+                expect=expected,
+                to=to,
+                cause=cause,
+                outcome=outcome,
+                answer=stored,
+                cut=cut,
+                now=now,
+            ),
+        )
 
-    def delivered(self, turn_id: str, *, now: float, forget: bool = False) -> None: ...
+    async def release(self, turn_id: str, *, now: float) -> Turn | None:
+        """Let a suspended turn be continued, its attempts and its age counted anew.
+
+        Returns ``None`` when it is not suspended.
+        """
+        return await self._writer.run(lambda tx: verbs.release(tx, turn_id, now=now))
+
+    async def settle(self, turn_ids: Sequence[str]) -> None:
+        """Make the next start of these turns free, where they run or are parked."""
+        await self._writer.run(lambda tx: verbs.settle(tx, turn_ids))
+
+    async def unsettle(self) -> None:
+        """Charge the next start of running turns again: the gate reopened."""
+        await self._writer.run(verbs.unsettle)
+
+    def delivered(self, turn_id: str, *, now: float, forget: bool = False) -> None:
+        """Note, soon, that a turn's answer reached its asker.
+
+        Nobody waits for it: all that come in together share a commit, and one that is
+        lost costs no more than a longer retention.
+
+        Args:
+            forget: the same message sent again is to be a new turn.
+        """
+        self._writer.post(lambda tx: verbs.delivered(tx, turn_id, now=now, forget=forget))
 
     # --- calls, events, sessions, children ----------------------------------------
 
-    async def permit(self, turn_id: str, attempt: int, call: ToolCall, *, now: float) -> bool: ...
+    async def permit(self, turn_id: str, attempt: int, call: ToolCall, *, now: float) -> bool:
+        """Record that a call may start; ``False`` when its attempt is not the one running."""
+        return await self._writer.run(
+            lambda tx: verbs.permit(tx, turn_id, attempt, call, now=now), urgent=True
+        )
 
-    async def ask(self, turn_id: str, attempt: int, call: ToolCall, *, now: float) -> None: ...
+    async def ask(self, turn_id: str, attempt: int, call: ToolCall, *, now: float) -> None:
+        """Record that a call asked and was not permitted."""
+        await self._writer.run(lambda tx: verbs.ask(tx, turn_id, attempt, call, now=now))
 
-    async def withdraw(self, turn_id: str, attempt: int, call_id: str, *, now: float) -> None: ...
+    async def withdraw(self, turn_id: str, attempt: int, call_id: str, *, now: float) -> None:
+        """Take back a permit that the runtime was not told of. Harmless to repeat."""
+        await self._writer.run(lambda tx: verbs.withdraw(tx, turn_id, attempt, call_id, now=now), urgent=True)
 
-    async def end_call(self, turn_id: str, attempt: int, call_id: str, *, ok: bool, now: float) -> None: ...
+    async def end_call(self, turn_id: str, attempt: int, call_id: str, *, ok: bool, now: float) -> None:
+        """Record that a permitted call ended. Harmless to repeat."""
+        await self._writer.run(
+            lambda tx: verbs.end_call(tx, turn_id, attempt, call_id, ok=ok, now=now), urgent=True
+        )
 
-    async def append(self, turn_id: str, attempt: int, events: Sequence[NewEvent], *, now: float) -> bool: ...
+    async def append(self, turn_id: str, attempt: int, events: Sequence[NewEvent], *, now: float) -> bool:
+        """Add to a turn's log; ``False`` when that attempt is not the one running."""
+        encoded = _encoded(events)
+        return await self._writer.run(lambda tx: verbs.append(tx, turn_id, attempt, encoded, now=now))
 
-    async def bind(self, session_id: str, handle: SessionHandle | None) -> None: ...
+    async def bind(self, session_id: str, handle: SessionHandle | None) -> None:
+        """Remember the runtime's own name for a session, or that it has none any more."""
+        await self._writer.run(lambda tx: verbs.bind(tx, session_id, handle))
 
-    async def child_started(self, pid: int, what: str) -> None: ...
+    async def child_started(self, pid: int, what: str) -> None:
+        """Record a child process; one that is gone already is not."""
+        start_ticks = _start_ticks(pid)
+        if start_ticks is not None:
+            child = Child(pid=pid, start_ticks=start_ticks, boot_id=self.boot_id, what=what)
+            await self._writer.run(lambda tx: verbs.child_started(tx, child))
 
-    async def children_gone(self, pids: Sequence[tuple[int, int]]) -> None: ...
+    async def children_gone(self, pids: Sequence[tuple[int, int]]) -> None:
+        """Forget children, named by pid and ``start_ticks``."""
+        await self._writer.run(lambda tx: verbs.children_gone(tx, pids))
 
-    async def probe(self) -> None: ...
+    # --- upkeep -------------------------------------------------------------------
 
-    async def prune(self, *, retention: float, now: float) -> int: ...
+    async def probe(self) -> None:
+        """Write the least there is, to find out whether writing works."""
+        await self._writer.run(verbs.probe)
 
-    # --- reading; plain calls, from committed data only ---------------------------
+    async def prune(self, *, retention: float, now: float) -> int:
+        """Delete ended turns past their time, in slices that nobody has to wait for.
 
-    def turn(self, turn_id: str) -> Turn | None: ...
+        Args:
+            retention: seconds since delivery, or half the seconds since the end of what
+                was never delivered.
 
-    def turn_by_key(self, turn_key: str) -> Turn | None: ...
+        Returns:
+            How many turns went.
+        """
+        deleted, more = 0, True
+        while more:
+            count, more = await self._writer.run(partial(verbs.prune, retention=retention, now=now))
+            deleted += count
+        return deleted
 
-    def turns_of_task(self, task_id: str) -> list[Turn]: ...
+    # --- bodies -------------------------------------------------------------------
 
-    def turns(
-        self,
-        *,
-        states: Iterable[State] | None = None,
-        session_id: str | None = None,
-        caller: str | None = None,
-        limit: int = 100,
-        before_seq: int | None = None,
-    ) -> list[Turn]: ...
+    async def _with_answer(self, answer: str | None, verb: Callable[[Transaction, Answer | None], T]) -> T:
+        if answer is None:
+            return await self._writer.run(lambda tx: verb(tx, None))
+        text = verbs.storable(answer)
+        return await self._with_body(text.encode(), lambda tx, body: verb(tx, Answer(text, body)))
 
-    def unfinished(self) -> list[Turn]: ...
+    async def _with_body(self, data: bytes, verb: Callable[[Transaction, Body], T]) -> T:
+        """Run a verb that stores a body; a large one is on disk before the writer hears of it."""
+        if len(data) <= INLINE_LIMIT:
+            return await self._writer.run(lambda tx: verb(tx, data))
+        staged = self._blobs.stage(data)
 
-    def previous_in_session(self, turn: Turn) -> Turn | None: ...
+        def request(tx: Transaction) -> T:
+            try:
+                return verb(tx, staged)
+            finally:
+                staged.discard()
 
-    def calls(self, turn_id: str) -> list[Call]: ...
+        with ExitStack() as undo:
+            undo.callback(staged.discard)
+            try:
+                await anyio.to_thread.run_sync(staged.write)
+            except OSError as error:
+                raise JournalUnavailable(f"{staged.path} cannot be written: {error.strerror}") from error
+            undo.pop_all()
+        try:
+            return await self._writer.run(request)
+        except JournalError:  # the request may not have been reached
+            staged.discard()
+            raise
 
-    def message(self, turn_id: str) -> bytes | None: ...
 
-    def events(self, turn_id: str, *, after: int = 0, limit: int = 1000) -> list[LoggedEvent]: ...
+def _encoded(events: Sequence[NewEvent]) -> verbs.EncodedEvents:
+    return [(event.kind, json.dumps(event.body)) for event in events]
 
-    def session(self, session_id: str) -> Session | None: ...
 
-    def children(self) -> list[Child]: ...
+def _start_ticks(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field, a name in parentheses, may hold spaces and parentheses itself.
+    return int(stat.rpartition(b")")[2].split()[19])
 
-    def counts(self) -> dict[State, int]: ...
 
-    def size_bytes(self) -> int: ...
+class _Files(NamedTuple):
+    """An open journal."""
+
+    journal_id: str
+    salvaged: dict[str, Any] | None
+    writing: sqlite3.Connection
+    passing: sqlite3.Connection
+    reading: sqlite3.Connection
+
+
+def _open_files(path: Path, blobs: Blobs, *, boot_id: str, now: float) -> _Files:
+    """Make, examine, repair and migrate the file, and make it ours."""
+    try:
+        salvage.resume(path, now=now)
+        log = path.with_name(path.name + "-wal")
+        if not path.exists() and not log.exists():
+            schema.create(path)
+        try:
+            salvage.examine(path, blobs)
+            return _connect(path, blobs, boot_id=boot_id, now=now, salvaged=None)
+        except salvage.Damaged as damage:
+            salvaged = salvage.salvage(path, why=str(damage), now=now)
+            return _connect(path, blobs, boot_id=boot_id, now=now, salvaged=salvaged)
+    except (sqlite3.Error, OSError) as error:
+        raise JournalUnavailable(f"{path} cannot be opened now: {error}") from error
+
+
+def _connect(
+    path: Path, blobs: Blobs, *, boot_id: str, now: float, salvaged: dict[str, Any] | None
+) -> _Files:
+    with salvage.noticing_damage(), ExitStack() as undo:
+        writing, passing, reading = (
+            undo.enter_context(closing(schema.connect(path, read_only=read_only)))
+            for read_only in (False, False, True)
+        )
+        writing.execute("PRAGMA journal_mode=WAL").fetchone()
+        schema.migrate(writing, path)
+        writing.execute(
+            "INSERT OR REPLACE INTO owner (only, boot_id, since) VALUES (1, ?, ?)", (boot_id, now)
+        )
+        blobs.sweep(writing)
+        # Both are in the write-ahead log from here on.
+        passing.execute("SELECT 1 FROM meta").fetchone()
+        (journal_id,) = reading.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
+        undo.pop_all()
+    return _Files(journal_id, salvaged, writing, passing, reading)

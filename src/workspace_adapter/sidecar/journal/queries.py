@@ -1,0 +1,264 @@
+"""What can be asked of the journal.
+
+Plain calls that see the latest commit and never wait for the writer.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ...errors import JournalError, JournalUnavailable
+from ...turns import ENDED, Call, Outcome, OutcomeKind, State, Turn
+from . import schema
+from .blobs import DIRECTORY, Blobs
+from .records import Child, LoggedEvent, Session
+
+Row = tuple[Any, ...]
+
+# A column has the name of the field it fills.
+_TURN_FIELDS = tuple(field.name for field in fields(Turn))
+_CALL_FIELDS = tuple(field.name for field in fields(Call))
+_SESSION_FIELDS = tuple(field.name for field in fields(Session))
+_CHILD_FIELDS = tuple(field.name for field in fields(Child))
+
+SELECT_TURN = f"SELECT {', '.join(_TURN_FIELDS)}, answer_file FROM turns"
+_SELECT_CALL = f"SELECT {', '.join(_CALL_FIELDS)} FROM calls"
+_SELECT_SESSION = f"SELECT {', '.join(_SESSION_FIELDS)} FROM sessions"
+_SELECT_CHILD = f"SELECT {', '.join(_CHILD_FIELDS)} FROM children"
+
+SELECT_UNFINISHED = f"{SELECT_TURN} WHERE ended_at IS NULL AND state != 'suspended' ORDER BY seq"
+SELECT_UNDELIVERED = f"{SELECT_TURN} WHERE ended_at IS NOT NULL AND delivered_at IS NULL"
+
+_COUNTS = """
+SELECT state, count(*) FROM turns WHERE ended_at IS NULL GROUP BY state
+UNION ALL
+SELECT state, count(*) FROM turns WHERE ended_at IS NOT NULL GROUP BY state
+"""
+
+
+def turn_of(row: Row, blobs: Blobs) -> Turn:
+    """Read a row of ``SELECT_TURN``.
+
+    Raises:
+        ValueError: it holds what we never wrote.
+    """
+    values = dict(zip(_TURN_FIELDS, row, strict=False))
+    values["state"] = State(values["state"])
+    values["settled"] = bool(values["settled"])
+    values["outcome"] = _outcome_of(values["outcome"])
+    answer_file = row[-1]
+    if answer_file is not None:
+        data = blobs.read(answer_file)
+        values["answer"] = (
+            data.decode(errors="replace")
+            if data is not None
+            else f"[the answer is lost: {DIRECTORY}/{answer_file} is missing from the state directory]"
+        )
+    return Turn(**values)
+
+
+def outcome_json(outcome: Outcome | None) -> str | None:
+    """Return an outcome as its column holds it."""
+    return None if outcome is None else json.dumps(asdict(outcome))
+
+
+def _outcome_of(text: str | None) -> Outcome | None:
+    if text is None:
+        return None
+    values = json.loads(text)
+    return Outcome(**{**values, "kind": OutcomeKind(values["kind"])})
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Return the bytes of the database that hold something."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    return int((pages - free) * size)
+
+
+class Queries:
+    """Reads on one connection of their own; every call sees the latest commit.
+
+    Each raises ``JournalUnavailable`` when the file cannot be read.
+    """
+
+    def __init__(self, path: Path, reading: sqlite3.Connection, blobs: Blobs) -> None:
+        self._path = path
+        self._reading = reading
+        self._blobs = blobs
+
+    def turn(self, turn_id: str) -> Turn | None:
+        """Return a turn by our id of it."""
+        return self._turn(f"{SELECT_TURN} WHERE id = ?", turn_id)
+
+    def turn_by_key(self, turn_key: str) -> Turn | None:
+        """Return the turn of a message, by its identity."""
+        return self._turn(f"{SELECT_TURN} WHERE turn_key = ?", turn_key)
+
+    def turns_of_task(self, task_id: str) -> list[Turn]:
+        """Return the turns of a task, oldest first."""
+        return self._turns(f"{SELECT_TURN} WHERE task_id = ? ORDER BY seq", task_id)
+
+    def turns(
+        self,
+        *,
+        states: Iterable[State] | None = None,
+        session_id: str | None = None,
+        caller: str | None = None,
+        limit: int = 100,
+        before_seq: int | None = None,
+    ) -> list[Turn]:
+        """Return turns that meet every condition given, newest first.
+
+        Args:
+            before_seq: only older ones than this, to go on from an earlier answer.
+        """
+        conditions: list[str] = []
+        values: list[object] = []
+        if states is not None:
+            wanted = tuple(states)
+            conditions.append(f"state IN ({', '.join('?' * len(wanted))})")
+            values += wanted
+            if not ENDED.intersection(wanted):
+                conditions.append("ended_at IS NULL")
+        for condition, value in (("session_id =", session_id), ("caller =", caller), ("seq <", before_seq)):
+            if value is not None:
+                conditions.append(f"{condition} ?")
+                values.append(value)
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        return self._turns(f"{SELECT_TURN} {where} ORDER BY seq DESC LIMIT ?", *values, limit)
+
+    def unfinished(self) -> list[Turn]:
+        """Return the turns somebody still waits for, oldest first: not ended, not suspended."""
+        return self._turns(SELECT_UNFINISHED)
+
+    def previous_in_session(self, turn: Turn) -> Turn | None:
+        """Return the turn that came before this one in its session."""
+        return self._turn(
+            f"{SELECT_TURN} WHERE session_id = ? AND seq < ? ORDER BY seq DESC LIMIT 1",
+            turn.session_id,
+            turn.seq,
+        )
+
+    def calls(self, turn_id: str) -> list[Call]:
+        """Return the tool calls of all attempts of a turn, in the order they first asked."""
+        rows = self._rows(f"{_SELECT_CALL} WHERE turn_id = ? ORDER BY n", turn_id)
+        return [Call(**dict(zip(_CALL_FIELDS, row, strict=True))) for row in rows]
+
+    def message(self, turn_id: str) -> bytes | None:
+        """Return the message as it was sent; ``None`` once its turn can run no more."""
+        rows = self._rows(
+            "SELECT body, file FROM messages JOIN turns USING (seq) WHERE turns.id = ?", turn_id
+        )
+        if not rows:
+            return None
+        body, file = rows[0]
+        return self._blobs.read(file) if body is None else body
+
+    def events(self, turn_id: str, *, after: int = 0, limit: int = 1000) -> list[LoggedEvent]:
+        """Return entries of a turn's log in order, those past position ``after``."""
+        rows = self._rows(
+            "SELECT n, attempt, at, kind, body FROM events WHERE turn_id = ? AND n > ? ORDER BY n LIMIT ?",
+            turn_id,
+            after,
+            limit,
+        )
+        try:
+            return [
+                LoggedEvent(n=n, attempt=attempt, at=at, kind=kind, body=json.loads(body))
+                for n, attempt, at, kind, body in rows
+            ]
+        except ValueError as error:
+            raise self._unreadable(error) from error
+
+    def session(self, session_id: str) -> Session | None:
+        """Return a conversation."""
+        rows = self._rows(f"{_SELECT_SESSION} WHERE id = ?", session_id)
+        return Session(**dict(zip(_SESSION_FIELDS, rows[0], strict=True))) if rows else None
+
+    def children(self) -> list[Child]:
+        """Return every child process on record, of every life."""
+        rows = self._rows(_SELECT_CHILD)
+        return [Child(**dict(zip(_CHILD_FIELDS, row, strict=True))) for row in rows]
+
+    def counts(self) -> dict[State, int]:
+        """Return how many turns there are in each state."""
+        counted: dict[str, int] = dict(self._rows(_COUNTS))
+        return {state: counted.get(state, 0) for state in State}
+
+    def size_bytes(self) -> int:
+        """Return what the journal holds, large bodies included, in bytes."""
+        try:
+            return used_bytes(self._reading) + self._blobs.size
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def _turn(self, sql: str, *values: object) -> Turn | None:
+        turns = self._turns(sql, *values)
+        return turns[0] if turns else None
+
+    def _turns(self, sql: str, *values: object) -> list[Turn]:
+        try:
+            return [turn_of(row, self._blobs) for row in self._rows(sql, *values)]
+        except ValueError as error:
+            raise self._unreadable(error) from error
+
+    def _rows(self, sql: str, *values: object) -> list[Row]:
+        try:
+            return self._reading.execute(sql, values).fetchall()
+        except UnicodeEncodeError:  # half a surrogate pair: never stored, so not there
+            return []
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> JournalUnavailable:
+        return JournalUnavailable(f"cannot read {self._path}: {error}")
+
+
+class Reader(Queries):
+    """The journal for an operator's eyes, whether a sidecar runs or not. Close it."""
+
+    @classmethod
+    def open(cls, state_dir: Path) -> Self:
+        """Open the journal of a state directory without changing anything.
+
+        Raises:
+            JournalError: there is none.
+            JournalTooNew: a newer version wrote it.
+            JournalUnavailable: it cannot be read.
+        """
+        path = state_dir / schema.FILE
+        if not path.exists():
+            raise JournalError(f"there is no journal in {state_dir} (WORKSPACE_STATE_DIR)")
+        try:
+            reading = schema.connect(path, read_only=True)
+            try:
+                schema.check(reading, path)
+            except (JournalError, sqlite3.Error):
+                reading.close()
+                raise
+        except sqlite3.Error as error:
+            raise JournalUnavailable(f"cannot read {path}: {error}") from error
+        return cls(path, reading, Blobs(state_dir))
+
+    def close(self) -> None:
+        """Close it."""
+        self._reading.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,268 @@
+"""What can be saved of a damaged journal.
+
+Everything readable is copied into a new file before the damaged one is touched; then
+main file, ``-wal`` and ``-shm`` move aside together, for people to look at, and the copy
+takes their place. A crash on the way leaves either the damaged journal or the finished
+copy to go on from.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from . import schema
+from .blobs import Blobs
+from .queries import SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, turn_of
+
+logger = logging.getLogger(__name__)
+
+_PARTS = ("", "-wal", "-shm")
+_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_PAGE = 4096
+"""Bytes; SQLite's default, and ours."""
+
+_ONE_PAGE = frozenset({"meta", "children"})
+"""Tables so small that there is no way round a damaged page of theirs."""
+
+_GIVE_UP = 10_000
+"""Rows that are not found one after another, after which the end is taken as reached."""
+
+
+class Damaged(Exception):
+    """SQLite, or a row it returned, says that the file is damaged."""
+
+
+def examine(path: Path, blobs: Blobs) -> None:
+    """Read what a boot needs: the schema, the unfinished and the undelivered turns.
+
+    Not the whole file: a boot must not take longer the more it has done.
+
+    Raises:
+        Damaged: with what was found.
+        JournalTooNew: it was written by a newer version.
+        sqlite3.Error: it cannot be read now.
+    """
+    if not path.exists():
+        raise Damaged("its main file is gone")
+    if path.stat().st_size == 0:  # SQLite would take it for a new one and drop the log beside it
+        raise Damaged("it is empty")
+    with noticing_damage(), closing(schema.connect(path, read_only=True)) as connection:
+        if schema.check(connection, path) == 0 or not _has_tables(connection):
+            raise Damaged("it holds no journal")
+        for table in ("meta", "owner", "sessions", "children"):
+            for _ in connection.execute(f"SELECT * FROM {table}"):
+                pass
+        for query in (SELECT_UNFINISHED, SELECT_UNDELIVERED):
+            for row in connection.execute(query):
+                turn = turn_of(row, blobs)
+                for table, key, value in (("messages", "seq", turn.seq), ("calls", "turn_id", turn.id)):
+                    connection.execute(f"SELECT * FROM {table} WHERE {key} = ?", (value,)).fetchall()
+
+
+@contextmanager
+def noticing_damage() -> Iterator[None]:
+    """Turn the errors that mean damage into ``Damaged``."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # Without a code it is the sqlite3 module's own: a text that is not UTF-8.
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF not in _CORRUPT:
+            raise
+        raise Damaged(str(error)) from error
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"a row holds what was never written: {error}") from error
+
+
+def salvage(path: Path, *, why: str, now: float) -> dict[str, Any]:
+    """Copy every readable row into a new file that takes the damaged one's place.
+
+    Returns ``why``, ``moved_to`` (the damaged file's new name), and per table the rows
+    ``copied`` and ``lost``; a table that cannot be read at all counts as one lost row.
+
+    Raises:
+        sqlite3.Error, OSError: the copy could not be written; nothing has changed.
+    """
+    copy = _beside(path, "salvaged")
+    copied = dict.fromkeys(schema.TABLES, 0)
+    lost = dict.fromkeys(schema.TABLES, 0)
+    with closing(schema.build(copy, journal_id=secrets.token_hex(8))) as target, _source(path) as source:
+        target.execute("BEGIN")
+        for table in schema.TABLES:
+            for row in _rows(source, table, target, lost) if source else ():
+                counts = copied if _insert(target, table, row) else lost
+                counts[table] += 1
+        for table, key, of in (("messages", "seq", "seq"), ("calls", "turn_id", "id")):
+            orphans = target.execute(
+                f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {of} FROM turns)"
+            ).rowcount
+            copied[table] -= orphans
+            lost[table] += orphans
+        target.execute("COMMIT")
+    moved_to = _move_aside(path, now)
+    schema.install(copy, path)
+    logger.error(
+        "%s is damaged (%s): moved to %s, %d rows copied, %d lost",
+        path,
+        why,
+        moved_to,
+        sum(copied.values()),
+        sum(lost.values()),
+    )
+    return {"why": why, "moved_to": moved_to, "copied": copied, "lost": lost}
+
+
+def resume(path: Path, *, now: float) -> None:
+    """Finish a salvage that a crash interrupted after its copy was complete."""
+    copy = _beside(path, "salvaged")
+    if copy.exists() and not path.exists():
+        _move_aside(path, now)
+        schema.install(copy, path)
+    copy.unlink(missing_ok=True)
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return found.issuperset(schema.TABLES)
+
+
+# --- reading what is damaged ------------------------------------------------------------
+
+
+@contextmanager
+def _source(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open a damaged journal, if anything of it can be opened."""
+    if not path.exists() or path.stat().st_size < _PAGE:
+        yield None
+        return
+    with ExitStack() as opened:
+        source = _open(path, opened)
+        if source is None:
+            source = _open(_with_first_page(path, opened), opened)
+        yield source
+
+
+def _open(path: Path, opened: ExitStack) -> sqlite3.Connection | None:
+    try:
+        connection = opened.enter_context(closing(schema.connect(path, read_only=True)))
+        # A damaged text is better than none.
+        connection.text_factory = lambda data: data.decode(errors="replace")
+        return connection if _has_tables(connection) else None
+    except sqlite3.DatabaseError:
+        return None
+
+
+def _with_first_page(path: Path, opened: ExitStack) -> Path:
+    """Copy a journal whose first page is damaged, and give the copy a new one.
+
+    The first page says where the tables begin, which is the same in every journal. It is
+    also the page written most often, so the likeliest to be torn.
+    """
+    repaired = _beside(path, "repaired")
+    for part in _PARTS:
+        opened.callback(repaired.with_name(repaired.name + part).unlink, missing_ok=True)
+    schema.build(repaired, journal_id="").close()
+    first = bytearray(repaired.read_bytes()[:_PAGE])
+    first[18:20] = b"\2\2"  # it has a write-ahead log
+    first[28:32] = (path.stat().st_size // _PAGE).to_bytes(4, "big")
+    log = path.with_name(path.name + "-wal")
+    if log.exists():
+        shutil.copyfile(log, repaired.with_name(repaired.name + "-wal"))
+    shutil.copyfile(path, repaired)
+    with repaired.open("r+b") as file:
+        file.write(first)
+    return repaired
+
+
+def _rows(
+    source: sqlite3.Connection, table: str, target: sqlite3.Connection, lost: dict[str, int]
+) -> Iterator[Row]:
+    """Yield the readable rows of a table, counting those that are not."""
+    if table == "events":
+        for (turn_id,) in target.execute("SELECT id FROM turns").fetchall():
+            yield from _walk(source, table, lost, "n", "turn_id = ?", turn_id)
+    else:
+        key = None if table in _ONE_PAGE else "rowid"
+        yield from _walk(source, table, lost, key)
+
+
+def _walk(
+    source: sqlite3.Connection,
+    table: str,
+    lost: dict[str, int],
+    key: str | None,
+    where: str = "true",
+    *values: object,
+) -> Iterator[Row]:
+    """Read from the front until that fails, from the back until that fails, then one by one between."""
+    select = f"SELECT {key or 0}, * FROM {table} NOT INDEXED WHERE {where}"
+    last = 0
+    first: int | None = None
+    try:
+        for at, *row in source.execute(f"{select} ORDER BY {key or 1}", values):
+            last = at
+            yield tuple(row)
+        return
+    except sqlite3.DatabaseError:
+        if key is None:
+            lost[table] += 1
+            return
+    try:
+        for at, *row in source.execute(f"{select} ORDER BY {key} DESC", values):
+            if at <= last:
+                return
+            first = at
+            yield tuple(row)
+        return
+    except sqlite3.DatabaseError:
+        pass
+    failed, nothing, at = 0, 0, last
+    while nothing < _GIVE_UP if first is None else at + 1 < first:
+        at += 1
+        try:
+            found = source.execute(f"{select} AND {key} = ?", (*values, at)).fetchall()
+        except sqlite3.DatabaseError:
+            found, failed = [], failed + 1
+        nothing += 1
+        for _, *row in found:
+            lost[table] += failed
+            failed, nothing = 0, 0
+            yield tuple(row)
+    lost[table] += failed if first is not None else 1
+
+
+# --- writing what is kept ---------------------------------------------------------------
+
+
+def _insert(target: sqlite3.Connection, table: str, row: Row) -> bool:
+    """Copy a row, unless its values are none that we ever write."""
+    # The new file has an id; the old one's goes on, since children carry it.
+    verb = "REPLACE" if table == "meta" else "IGNORE"
+    try:
+        cursor = target.execute(f"INSERT OR {verb} INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+    except sqlite3.IntegrityError:
+        return False
+    return cursor.rowcount == 1
+
+
+def _beside(path: Path, word: str) -> Path:
+    return path.with_name(f"{path.name}.{word}")
+
+
+def _move_aside(path: Path, now: float) -> str:
+    """Give what there is of a journal a name that SQLite still reads as one journal."""
+    aside = _beside(path, f"damaged-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S.%fZ}")
+    for part in _PARTS:
+        file = path.with_name(path.name + part)
+        if file.exists():
+            file.rename(aside.with_name(aside.name + part))
+    schema.sync(path.parent)
+    return aside.name
