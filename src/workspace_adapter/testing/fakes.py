@@ -221,8 +221,9 @@ class ScriptedSession(RuntimeSession):
     async def _use_all(self, turn: TurnRequest, index: int, step: Step) -> bool:
         """Make a step's calls at once; return whether one was parked, when none runs any more."""
         parked: list[str] = []
+        due = tuple(self._due(turn, index, step))
         async with anyio.create_task_group() as at_once:
-            for call, after in self._due(turn, index, step):
+            for call, after in due:
                 at_once.start_soon(self.use, turn, call, after, parked)
         return bool(parked)
 
@@ -349,11 +350,17 @@ def _script(prompt: str) -> list[Step]:
 
 def _told(note: str, call: ToolCall) -> str | None:
     """What the note of an interruption says about a call, which it quotes by its beginning."""
-    whole, told = " ".join(f"{call.name} {call.arguments}".split()), None
+    whole = f"{call.name} {call.arguments}".replace("\r", "\\r").replace("\n", "\\n").rstrip()
+    told = None
     for line in note.splitlines():
-        if not line.startswith("- "):
+        quoted = line.removeprefix("- ").removesuffix("…")
+        if line == quoted:
             words = ("unknown", "finished", "never started")
             told = next((word for word in words if line.startswith("These") and word in line), told)
-        elif line == f"- {whole}" or (line.endswith("…") and f"- {whole}".startswith(line[:-1])):
+        elif whole == quoted or (len(quoted) > _CUT and whole.startswith(quoted)):
             return told
     return None
+
+
+_CUT = 100
+"""A longer quotation may be the beginning of a call only."""
