@@ -76,15 +76,13 @@ async def test_a_tool_that_kills_its_own_container_ends_suspended(tmp_path: Path
             ),
             context_id="c",
         )
+        await _try_to_send(ws, body)
         for _ in range(8):
-            async with anyio.create_task_group() as callers:
-                callers.start_soon(_try_to_send, ws, body)
-                await ws.until(lambda: _dead_or_suspended(ws), "death or suspension")
-                callers.cancel_scope.cancel()
+            await ws.until(lambda: _dead_or_suspended(ws), "death or suspension")
             assert ws.process is not None
             if ws.process.poll() is None:
                 break
-            await ws.start()
+            ws.spawn()
         (turn,) = ws.turns()
         assert turn["state"] == "suspended"
         assert ws.lines().count("killer") <= 5
@@ -193,7 +191,8 @@ async def test_work_silent_for_longer_than_the_freshness_expires_until_asked_aga
 async def test_accepted_messages_start_in_their_order_behind_the_interrupted_one(tmp_path: Path) -> None:
     async with workspace(tmp_path) as ws:
         first = ws.envelope(
-            script({"tool": "sh", "input": "echo 1 >> effects; sleep 0.5"}, {"answer": "1"}), context_id="c"
+            script({"tool": "sh", "input": "echo 1 >> effects; [ -e killed ] || sleep 30"}, {"answer": "1"}),
+            context_id="c",
         )
         rest = [
             ws.envelope(
@@ -207,6 +206,7 @@ async def test_accepted_messages_start_in_their_order_behind_the_interrupted_one
             for number, body in enumerate(rest):
                 callers.start_soon(_lose, ws, body)
                 await ws.until(partial(_accepted, ws, number + 2), "acceptance")
+            (ws.workdir / "killed").touch()
             ws.kill_everything()
         await ws.start()
         for number, body in enumerate([first, *rest], 1):

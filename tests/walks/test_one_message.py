@@ -66,7 +66,10 @@ async def test_a_caller_who_hangs_up_collects_later(tmp_path: Path) -> None:
 
 async def test_turns_of_one_session_run_in_order_and_remember(tmp_path: Path) -> None:
     async with workspace(tmp_path, WORKSPACE_MAX_CONCURRENT_TURNS="2") as ws:
-        first = script({"tool": "sh", "input": "sleep 0.2; echo first >> effects"}, {"answer": "1"})
+        first = script(
+            {"tool": "sh", "input": "until [ -s effects ]; do sleep 0.01; done; echo first >> effects"},
+            {"answer": "1"},
+        )
         second = script({"tool": "sh", "input": "echo second >> effects"}, {"recall": True})
         other = script({"tool": "sh", "input": "echo other >> effects"}, {"answer": "3"})
         replies: dict[str, str] = {}

@@ -21,7 +21,6 @@ from typing import Any
 import anyio
 import httpx
 
-from ..sidecar.journal import Reader
 from .scripted_model import ScriptedModel
 from .workspace import Workspace, answer_of
 
@@ -167,18 +166,17 @@ class Stage:
         self.timeline.tell("caller", f"is answered: {self.answers[name]}")
 
     def show_disk(self) -> None:
-        """Tell what a newcomer would find in the journal now."""
-        with Reader.open(self.workspace.state_dir) as journal:
-            for turn in journal.unfinished():
-                self.timeline.tell("journal", f"the turn is {turn.state}, attempt {turn.attempt}")
-                for call in journal.calls(turn.id):
-                    if not call.started:
-                        stands = "asked for and never started"
-                    elif call.unknown:
-                        stands = "permitted, and nobody saw it end"
-                    else:
-                        stands = "permitted and finished"
-                    self.timeline.tell("journal", f"{call.name} is {stands}")
+        """Tell what an operator finds in the journal now, with the sidecar down."""
+        for listed in self._operator("turns", "list"):
+            if listed["state"] not in ("running", "parked"):
+                continue
+            turn = self._operator("turns", "show", listed["id"])
+            self.timeline.tell("journal", f"the turn is {turn['state']}, attempt {turn['attempts']}")
+            for call in turn["calls"]:
+                self.timeline.tell("journal", f"its call of {call['name']}: {call['state']}")
+
+    def _operator(self, *command: str) -> Any:
+        return json.loads(self.workspace.command(*command, "--json").stdout)
 
     def show_note(self) -> None:
         """Tell what the model was told on resume, from its own transcript."""
