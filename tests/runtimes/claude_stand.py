@@ -50,6 +50,8 @@ class RecordingGate:
     """A gate that remembers; what it was asked, what it permitted, what it was told."""
 
     closed: bool = False
+    reopens: bool = False
+    """It opens again as soon as it has refused a call."""
     asked: list[ToolCall] = field(default_factory=list)
     permits: list[str] = field(default_factory=list)
     ends: list[tuple[str, bool]] = field(default_factory=list)
@@ -59,6 +61,7 @@ class RecordingGate:
         self.asked.append(call)
         self.on_ask(call)
         if self.closed:
+            self.closed = not self.reopens
             return Permit.PARKED
         self.permits.append(call.id)
         return Permit.GRANTED
@@ -125,14 +128,21 @@ class Stand:
     root: Path
     model: ScriptedModel
     environ: dict[str, str]
-    settings: ClaudeSettings = field(default_factory=ClaudeSettings)
     gate: RecordingGate = field(default_factory=RecordingGate)
 
     def __post_init__(self) -> None:
-        for directory in (self.workdir, self.state):
+        for directory in (self.home, self.workdir, self.state):
             directory.mkdir(exist_ok=True)
         self.children = MarkedChildren(self.environ)
-        self.adapter = ClaudeAdapter(self.settings)
+        self.adapter = ClaudeAdapter()
+
+    def use(self, settings: ClaudeSettings) -> None:
+        """Have an adapter with these settings from now on."""
+        self.adapter = ClaudeAdapter(settings)
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
 
     @property
     def workdir(self) -> Path:
@@ -252,12 +262,10 @@ async def until(condition: Callable[[], object], *, within: float = 10.0, what: 
 @pytest.fixture
 async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
     require(importlib.util.find_spec("claude_agent_sdk") is not None, "claude-agent-sdk is not installed")
-    home = tmp_path / "home"
-    home.mkdir()
     async with ScriptedModel() as model:
         environ = {
             "PATH": os.environ["PATH"],
-            "HOME": str(home),
+            "HOME": str(tmp_path / "home"),
             "ANTHROPIC_BASE_URL": model.url,
             "ANTHROPIC_API_KEY": "key-of-the-test",
             "CLAUDE_CODE_MAX_RETRIES": "1",

@@ -93,7 +93,7 @@ class ClaudeAdapter(RuntimeAdapter):
         except (OSError, TimeoutError) as error:
             raise failures.of_start(f"{cli}: {error or 'no answer'}") from error
         if done.returncode != 0:
-            raise failures.of_start(f"{cli}: {done.stderr.decode(errors='replace').strip()}")
+            raise failures.of_start(f"{cli}: {done.stderr.decode(errors='replace')}")
         return done.stdout.decode(errors="replace").strip()
 
     @asynccontextmanager
@@ -128,12 +128,14 @@ class ClaudeAdapter(RuntimeAdapter):
         )
         id = context.resume or session_uuid(context.session_id)
         path = await anyio.to_thread.run_sync(home.transcript, directory, id)
-        if context.resume is None and path is None:
+        if path is None:
+            if context.resume is not None:
+                raise SessionLost(f"there is no transcript {id}.jsonl in {directory / 'projects'}")
             return await self._connect(context, directory, session_id=id)
         try:
             return await self._connect(context, directory, resume=id)
         except SessionLost:
-            if context.resume is not None or path is None:
+            if context.resume is not None:
                 raise
         # Cut off before its first prompt was whole: nothing in it to go on from.
         logger.warning("session %s: transcript %s holds no conversation", context.session_id, path)
@@ -173,10 +175,9 @@ class ClaudeAdapter(RuntimeAdapter):
             except TimeoutError as error:
                 raise failures.of_start(f"no answer within {_CONNECT_LIMIT:g} s") from error
             except ClaudeSDKError as error:
-                said = "\n  ".join([str(error), *stderr])
-                if resume is not None and "No conversation found" in said:
+                if resume is not None and "No conversation found" in f"{error} {stderr}":
                     raise SessionLost(f"Claude Code does not know the conversation {resume}") from error
-                raise failures.of_start(said) from error
+                raise failures.of_start(str(error), stderr) from error
             return ClaudeSession(client, info["pid"], calls, stderr, bound=context.resume)
 
         try:
@@ -233,7 +234,7 @@ class ClaudeAdapter(RuntimeAdapter):
         bundled = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
         found = self.settings.cli or (bundled if bundled.is_file() else shutil.which("claude", path=search))
         if found is None or not Path(found).is_file():
-            raise failures.of_start(f"{found or 'claude'} not found")
+            raise failures.not_installed(f"there is no program {found or 'claude'}")
         return Path(found)
 
 
@@ -246,7 +247,7 @@ async def _load_sdk() -> None:
     try:
         await anyio.to_thread.run_sync(importlib.import_module, "claude_agent_sdk")
     except ImportError as error:
-        raise failures.of_start(str(error)) from error
+        raise failures.not_installed(str(error)) from error
 
 
 def _recover(directory: Path, turn: InterruptedTurn, prompts: list[str]) -> Evidence:

@@ -29,6 +29,7 @@ class Calls:
     def __init__(self, gate: ToolGate) -> None:
         self._gate = gate
         self._open: set[str] = set()
+        self._failed: set[str] = set()
         self._running = False
         self.stopped = False
 
@@ -40,15 +41,29 @@ class Calls:
         """The turn is over for us; nobody saw its open calls end."""
         self._running = False
         self._open.clear()
+        self._failed.clear()
 
     async def end(self) -> None:
         """The turn ended, and with it every call that is still open."""
         self._running = False
         for call_id in tuple(self._open):
-            await self.ended(call_id, ok=False)
+            await self._ended(call_id, ok=False)
+        self._failed.clear()
 
-    async def ended(self, call_id: str, *, ok: bool) -> None:
-        """A call ended; only the first to say so is heard."""
+    async def result(self, call_id: str, *, ok: bool) -> None:
+        """A call's result came by in the stream.
+
+        A failure that no hook told of was refused by the permission rules; or it is what a
+        CLI that is being killed says of a tool it takes along, whose outcome is unknown.
+        It counts as an end only when the CLI goes on from there.
+        """
+        if ok:
+            await self._ended(call_id, ok=True)
+        else:
+            self._failed.add(call_id)
+
+    async def _ended(self, call_id: str, *, ok: bool) -> None:
+        """Only the first to say so is heard."""
         if call_id in self._open:
             self._open.discard(call_id)
             await self._gate.ended(call_id, ok=ok)
@@ -90,10 +105,12 @@ class Calls:
         }
 
     async def _after(self, told: Any, call_id: str | None, _: HookContext) -> HookJSONOutput:
-        await self.ended(told["tool_use_id"], ok=told["hook_event_name"] == "PostToolUse")
+        await self._ended(told["tool_use_id"], ok=told["hook_event_name"] == "PostToolUse")
         return self._go_on()
 
     async def _boundary(self, told: Any, batch_id: str | None, _: HookContext) -> HookJSONOutput:
+        while self._failed:
+            await self._ended(self._failed.pop(), ok=False)
         return self._go_on()
 
     def _go_on(self) -> HookJSONOutput:

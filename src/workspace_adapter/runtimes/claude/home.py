@@ -42,7 +42,8 @@ def prepare(given: str | None, state_dir: Path, environ: Mapping[str, str]) -> P
 
 def transcript(directory: Path, session_id: str) -> Path | None:
     """Find a conversation's transcript, wherever its session worked."""
-    return next((directory / _OWN).glob(f"*/{session_id}.jsonl"), None)
+    paths = (directory / _OWN).glob("*/*.jsonl")
+    return next((path for path in paths if path.stem == session_id), None)
 
 
 def set_aside(path: Path) -> None:

@@ -39,8 +39,11 @@ from .names import prompt_uuid
 logger = logging.getLogger(__name__)
 
 _BUFFER = 1024
+"""Messages a slow consumer may fall behind before the CLI's hooks must wait for it."""
+
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _IMAGE_LIMIT = 5 << 20
+"""Bytes, encoded; what the API takes. Larger ones, and other files, are given as paths."""
 
 
 class ClaudeSession(RuntimeSession):
@@ -70,6 +73,7 @@ class ClaudeSession(RuntimeSession):
         except ProcessError as error:
             self._ended = self._gone(f"Claude Code ended with exit code {error.exit_code}")
         except ClaudeSDKError as error:
+            self._terminate()
             self._ended = self._gone(f"Claude Code could not be understood: {error}")
         finally:
             if self._turn is not None:
@@ -79,7 +83,7 @@ class ClaudeSession(RuntimeSession):
         if isinstance(message, UserMessage) and not isinstance(message.content, str):
             for block in message.content:
                 if isinstance(block, ToolResultBlock):
-                    await self._calls.ended(block.tool_use_id, ok=not block.is_error)
+                    await self._calls.result(block.tool_use_id, ok=not block.is_error)
         if self._turn is not None:
             # Broken or closed: the turn was left this very moment.
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -99,6 +103,7 @@ class ClaudeSession(RuntimeSession):
         prompt = prompt_uuid(turn.id, turn.attempt)
         content = await anyio.to_thread.run_sync(_content, turn)
         said = False
+        failure: str | None = None
         result: ResultMessage | None = None
         self._turn, messages = anyio.create_memory_object_stream[Message](_BUFFER)
         self._calls.begin()
@@ -111,6 +116,8 @@ class ClaudeSession(RuntimeSession):
                         continue
                     result = message
                     break
+                if isinstance(message, AssistantMessage) and message.error:
+                    failure = message.error
                 for event in self._events(message):
                     if isinstance(event, Text):
                         event, said = Text(f"\n\n{event.text}" if said else event.text), True
@@ -125,7 +132,7 @@ class ClaudeSession(RuntimeSession):
         if result is None:
             raise self._ended or self._gone("Claude Code ended")
         await self._calls.end()
-        for event in self._last_events(result):
+        for event in self._last_events(result, failure):
             yield event
 
     async def _send(self, prompt: str, content: str | list[dict[str, Any]]) -> None:
@@ -169,7 +176,7 @@ class ClaudeSession(RuntimeSession):
             self._bound = SessionHandle(session_id)
             yield SessionBound(self._bound)
 
-    def _last_events(self, result: ResultMessage) -> Iterator[TurnEvent]:
+    def _last_events(self, result: ResultMessage, failure: str | None) -> Iterator[TurnEvent]:
         """What a result comes to.
 
         Raises:
@@ -183,7 +190,7 @@ class ClaudeSession(RuntimeSession):
         elif result.terminal_reason in ("completed", None) and not result.is_error:
             yield TurnFinished(answer=result.result)
         else:
-            raise failures.of_result(result)
+            raise failures.of_result(result, failure)
 
     async def stop(self, why: StopReason) -> None:
         """Cancel by an interrupt, after which the session is good; restart by SIGTERM.
@@ -242,13 +249,12 @@ def _content(turn: TurnRequest) -> str | list[dict[str, Any]]:
 
 def _images(turn: TurnRequest) -> Iterator[dict[str, Any]]:
     for part in turn.parts:
-        if (
-            isinstance(part, FilePart)
-            and part.mime_type in _IMAGES
-            and part.path.stat().st_size <= _IMAGE_LIMIT
-        ):
-            data = base64.b64encode(part.path.read_bytes()).decode()
-            yield {
-                "type": "image",
-                "source": {"type": "base64", "media_type": part.mime_type, "data": data},
-            }
+        if isinstance(part, FilePart) and part.mime_type in _IMAGES:
+            try:
+                data = base64.b64encode(part.path.read_bytes()).decode()
+            except OSError as error:
+                logger.warning("image %s is given as a path only: %s", part.name, error.strerror)
+                continue
+            if len(data) <= _IMAGE_LIMIT:
+                source = {"type": "base64", "media_type": part.mime_type, "data": data}
+                yield {"type": "image", "source": source}
