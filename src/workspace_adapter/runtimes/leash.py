@@ -24,7 +24,10 @@ def main() -> None:
     if os.getppid() != leash["parent"]:
         sys.exit("workspace_adapter: the parent is gone already")
     kept = {name: environ[name] for name in leash["keep"] if name in environ}
-    os.execve(sys.argv[1], sys.argv[1:], kept)
+    try:
+        os.execve(sys.argv[1], sys.argv[1:], kept)
+    except OSError as error:
+        sys.exit(f"{sys.argv[1]}: {error.strerror}")
 
 
 if __name__ == "__main__":
