@@ -136,7 +136,12 @@ class Stage:
             caller.start_soon(self._call, scene.name, scene.prompt(scripted=scripted))
             async with self.timeline.progress("the agent reaches its first command"):
                 begun = self.workspace.workdir / f"begun-{scene.name}"
-                await self.workspace.until(begun.exists, "the first command")
+                await self.workspace.until(
+                    lambda: begun.exists() or scene.name in self.answers, "the first command"
+                )
+            if scene.name in self.answers:
+                self.timeline.tell("you", "too late to interrupt: the agent did not run the commands")
+                return
             self.timeline.tell("tool", f"the first command runs ({_TOOL_SECONDS} s before its effect)")
             await scene.interrupt(self)
             self.show_disk()
