@@ -6,11 +6,11 @@ recovery note is worded. It is told ``now`` and decides; ``sidecar/boot.py`` act
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .turns import Call, State, Turn
+from .turns import TOLD, TRANSITIONS, Call, State, Turn
 
 
 class Resumption(StrEnum):
@@ -92,7 +92,7 @@ class Verdict:
     strikes: int = 0
     """Charged starts since the last progress, before the one to come is charged."""
     cut: str | None = None
-    """The call open at this cut; remembered to tell progress at the next."""
+    """The call open at the last cut that had one since there was progress; tells progress at the next."""
 
 
 def plan(
@@ -116,12 +116,12 @@ def plan(
         asked_again: a person released the turn, or its asker sent it again after it
             expired or failed retryably: age and earlier attempts do not count.
     """
-    if turn.state is State.CANCELED:
-        return Verdict(action=Action.LEAVE, because="canceled turns are never resumed")
-    if evidence.found is Found.ANSWERED and not asked_again:
+    if turn.state in (State.ANSWERED, State.CANCELED):
+        return Verdict(action=Action.LEAVE, because=f"{turn.state} turns are never resumed")
+    if turn.state in TOLD and not asked_again:
+        return Verdict(action=Action.LEAVE, because=f"{turn.state}, and nobody asks for it again")
+    if evidence.found is Found.ANSWERED and State.ANSWERED in TRANSITIONS[turn.state]:
         return Verdict(action=Action.DELIVER, because="the runtime had answered", answer=evidence.answer)
-    if turn.state is State.SUSPENDED and not asked_again:
-        return Verdict(action=Action.LEAVE, because="suspended; a person must release it")
     if turn.source is not None and not asked_again:
         return Verdict(
             action=Action.CANCEL,
@@ -135,7 +135,10 @@ def plan(
             because=f"silent for {silent:.0f} s, longer than WORKSPACE_RESUME_FRESHNESS",
         )
     cut = _cut(turn, calls)
-    strikes = 0 if asked_again or _progressed(turn, calls, cut) else turn.strikes
+    progressed = _progressed(turn, calls, cut)
+    strikes = 0 if asked_again or progressed else turn.strikes
+    # An attempt that came to nothing does not make the call cut before it a new one.
+    remembered = cut if cut or progressed else turn.cut
     if not asked_again and not turn.settled:
         if strikes >= limits.max_attempts:
             culprit = f"; each time during {cut.split(' ')[0]}" if cut and cut == turn.cut else ""
@@ -143,14 +146,14 @@ def plan(
                 action=Action.SUSPEND,
                 because=f"{strikes} attempts without progress{culprit}",
                 strikes=strikes,
-                cut=cut,
+                cut=remembered,
             )
         if turn.charges >= limits.max_total:
             return Verdict(
                 action=Action.SUSPEND,
                 because=f"{turn.charges} attempts in all",
                 strikes=strikes,
-                cut=cut,
+                cut=remembered,
             )
     started = any(call.started for call in calls)
     match evidence.found:
@@ -170,7 +173,7 @@ def plan(
         fresh_session=lost,
         note=None if plain else recovery_note(calls, text, resumption=resumption, lost=lost),
         strikes=strikes,
-        cut=cut,
+        cut=remembered,
     )
 
 
@@ -193,19 +196,19 @@ def recovery_note(calls: Sequence[Call], text: str, *, resumption: Resumption, l
     ]
     if lost:
         lines.append("The earlier conversation is gone; you have only this request.")
-    latest = {call.same: call for call in calls}
-    unknown = [c for c in latest.values() if c.unknown]
-    finished = [c for c in latest.values() if c.started and c.ended_at is not None]
-    never = [c for c in latest.values() if not c.started]
+    last_asked = {call.same: call.attempt for call in calls}
+    finished = {c.same: c for c in calls if c.started and not c.unknown}
+    unknown = {c.same: c for c in calls if c.unknown and not _finished_since(c, finished)}
+    never = {c.same: c for c in calls if not c.started and c.attempt == last_asked[c.same]}
     if unknown:
         lines.append(
             "These tool calls had started and their outcome is unknown; check whether they took"
-            " effect before you make them again:" + _list(unknown)
+            " effect before you make them again:" + _list(unknown.values())
         )
     if finished:
-        lines.append("These tool calls finished; do not make them again:" + _list(finished))
-    if never:
-        lines.append("These tool calls were never started; make them if still needed:" + _list(never))
+        lines.append("These tool calls finished; do not make them again:" + _list(finished.values()))
+    if not_made := [call for same, call in never.items() if same not in unknown]:
+        lines.append("These tool calls were never started; make them if still needed:" + _list(not_made))
     if not calls:
         lines.append("No tool call had been started.")
     lines.append("Go on from where you were and finish the request.]")
@@ -215,14 +218,19 @@ def recovery_note(calls: Sequence[Call], text: str, *, resumption: Resumption, l
     return note
 
 
+def _finished_since(call: Call, finished: Mapping[str, Call]) -> bool:
+    """Whether a later attempt made the same call again and saw it end."""
+    return call.same in finished and finished[call.same].attempt > call.attempt
+
+
 _LISTED = 50
 
 
-def _list(calls: Sequence[Call]) -> str:
-    shown = "".join(f"\n- {call.name} {call.excerpt}".rstrip() for call in calls[-_LISTED:])
-    if len(calls) > _LISTED:
-        shown = f"\n- … and {len(calls) - _LISTED} earlier ones" + shown
-    return shown
+def _list(calls: Iterable[Call]) -> str:
+    quoted = [f"\n- {call.name} {call.excerpt}".rstrip() for call in calls]
+    if len(quoted) > _LISTED:
+        quoted[:-_LISTED] = [f"\n- … and {len(quoted) - _LISTED} earlier ones"]
+    return "".join(quoted)
 
 
 def given_up_note(turn: Turn) -> str:
