@@ -194,7 +194,7 @@ class ClaudeAdapter(RuntimeAdapter):
         environ = _DEFAULT_ENVIRONMENT | environ | _FIXED_ENVIRONMENT | {"CLAUDE_CONFIG_DIR": str(directory)}
         environ.pop("CLAUDECODE", None)  # we are no session of Claude Code's, whoever started us
         if os.geteuid() == 0:
-            environ.setdefault("IS_SANDBOX", "1")  # else it refuses to bypass permissions
+            environ["IS_SANDBOX"] = "1"  # else it refuses to bypass permissions; no other word counts
         cli = self._cli(environ.get("PATH", os.defpath))
         return ClaudeAgentOptions(
             cli_path=process.launcher(context.state_dir, cli),
