@@ -54,7 +54,7 @@ def _ours(settings: Settings, adapter_name: str) -> AgentCard:
         or f"Workspace {settings.workspace_id}, an agent on {adapter_name}.",
         version=__version__,
         supported_interfaces=[
-            AgentInterface(url=f"{url}/", protocol_binding=binding, protocol_version=version)
+            AgentInterface(url=url, protocol_binding=binding, protocol_version=version)
             for binding, version in _BINDINGS
         ],
         capabilities=AgentCapabilities(streaming=True, push_notifications=False),

@@ -198,13 +198,10 @@ class Door(RequestHandler):
 
         Raises:
             UnknownTask: the task it names is not there, or not this caller's.
-            BadMessage: its context is another caller's, or not its task's.
+            BadMessage: the context it names is not its task's.
         """
         if sent.task_id is None:
-            session_id = sent.context_id or str(uuid.uuid4())
-            if not self._tasks.may_use(session_id, caller):
-                raise BadMessage("message.contextId names a conversation of another caller")
-            return str(uuid.uuid4()), session_id
+            return str(uuid.uuid4()), sent.context_id or str(uuid.uuid4())
         latest = self._tasks.turns(sent.task_id, caller)[-1]
         if sent.context_id not in (None, latest.session_id):
             raise BadMessage("message.contextId is not the context of message.taskId")

@@ -30,14 +30,10 @@ class Tasks:
             UnknownTask: there is none, or it is another caller's.
         """
         turns = self._journal.turns_of_task(task_id)
-        if not turns or not self.may_use(turns[0].session_id, caller):
+        session = self._journal.session(turns[0].session_id) if turns else None
+        if session is None or session.caller != caller:
             raise UnknownTask("no such task")
         return turns
-
-    def may_use(self, session_id: str, caller: str | None) -> bool:
-        """Whether a session is this caller's: its opener's, where that one is known."""
-        session = self._journal.session(session_id)
-        return session is None or session.caller in (None, caller)
 
     def all_of(self, caller: str | None) -> list[list[Turn]]:
         """Return every task this caller started, as its turns in order."""

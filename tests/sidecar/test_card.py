@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workspace_adapter.errors import SettingsError
+from workspace_adapter.settings import Settings
+from workspace_adapter.sidecar.card import card
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def read(configs: Path, **more: Any) -> dict[str, Any]:
+    settings = Settings(workspace_id="ws-1", configs_dir=str(configs), url="http://ws-1:8000", **more)
+    return card(settings, adapter_name="echo")
+
+
+def configure(configs: Path, yaml: str) -> None:
+    (configs / "config.yaml").write_text(yaml, encoding="utf-8")
+
+
+def test_without_a_configuration_it_names_the_workspace_and_its_runtime(configs: Path) -> None:
+    told = read(configs)
+    assert told["name"] == "ws-1"
+    assert "echo" in told["description"]
+    assert [skill["id"] for skill in told["skills"]] == ["chat"]
+    assert told["capabilities"] == {"streaming": True, "pushNotifications": False}
+
+
+def test_both_dialects_find_their_way(configs: Path) -> None:
+    told = read(configs)
+    assert [(i["protocolBinding"], i["protocolVersion"], i["url"]) for i in told["supportedInterfaces"]] == [
+        ("JSONRPC", "1.0", "http://ws-1:8000"),
+        ("HTTP+JSON", "1.0", "http://ws-1:8000"),
+        ("JSONRPC", "0.3", "http://ws-1:8000"),
+    ]
+    assert (told["url"], told["preferredTransport"], told["protocolVersion"]) == (
+        "http://ws-1:8000",
+        "JSONRPC",
+        "0.3",
+    )
+
+
+def test_a_bearer_is_declared_where_one_is_required(configs: Path) -> None:
+    assert "securitySchemes" not in read(configs)
+    told = read(configs, require_auth=True)
+    assert told["securitySchemes"]["bearer"]["httpAuthSecurityScheme"]["scheme"] == "bearer"
+    assert told["securityRequirements"] == [{"schemes": {"bearer": {}}}]
+    assert told["security"] == [{"bearer": []}]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "name", "description"),
+    [
+        ("name: Ada\ndescription: Writes code\n", "Ada", "Writes code"),
+        ("name: \"Ada: \\\"the\\\" first\"  # c\ndescription: 'it''s' # c\n", 'Ada: "the" first', "it's"),
+        ("name: Ada # the first\ndescription: a#b\n", "Ada", "a#b"),
+        ("model:\n  name: opus\n  description: no\nname: Ada\ndescription: yes\n", "Ada", "yes"),
+        ("description: |\n  one\n  two\n\nname: Ada\n", "Ada", "one\ntwo"),
+        ("description: >-\n  one\n  two\nname: Ada\n", "Ada", "one two"),
+        ("\ufeff# head\nname:   Ada  \ndescription: d\n", "Ada", "d"),
+    ],
+)
+def test_name_and_description_come_from_the_platforms_configuration(
+    configs: Path, yaml: str, name: str, description: str
+) -> None:
+    configure(configs, yaml)
+    told = read(configs)
+    assert (told["name"], told["description"]) == (name, description)
+
+
+@pytest.mark.parametrize(
+    "yaml", ["", "name:\n", "name: # nothing\n", 'name: "open\n', "name: 'open\n", "- a\n"]
+)
+def test_what_cannot_be_read_there_is_left_to_the_defaults(configs: Path, yaml: str) -> None:
+    configure(configs, yaml)
+    assert read(configs)["name"] == "ws-1"
+
+
+def test_a_configuration_that_is_no_text_changes_nothing(configs: Path) -> None:
+    (configs / "config.yaml").write_bytes(b"\xff\xfe\x00name: x")
+    assert read(configs)["name"] == "ws-1"
+
+
+def test_a_file_of_the_operators_is_merged_over_it(configs: Path) -> None:
+    path = configs / "card.json"
+    path.write_text(
+        json.dumps(
+            {"name": "Eve", "provider": {"organization": "us"}, "capabilities": {"x": 1}, "skills": None}
+        )
+    )
+    told = read(configs, agent_card=str(path))
+    assert told["name"] == "Eve"
+    assert told["provider"] == {"organization": "us"}
+    assert told["capabilities"] == {"streaming": True, "pushNotifications": False, "x": 1}
+    assert "skills" not in told
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_file_that_cannot_be_used_is_named_with_its_setting(configs: Path, content: str | None) -> None:
+    path = configs / "card.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=f"WORKSPACE_AGENT_CARD={path}"):
+        read(configs, agent_card=str(path))
