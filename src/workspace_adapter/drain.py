@@ -129,7 +129,8 @@ class Drain:
                 self.state = DrainState.DRAINING
                 self._cap_at = now + cap
         elif stop:
-            self._cap_at = max(self._cap_at, now + cap)
+            # Who stops us has the last word on how long there is, be it more or less.
+            self._cap_at = now + cap
         return commands + self.look(running, now=now)
 
     def turn_ended(self, turn_id: str, *, parked: bool) -> None:
@@ -158,7 +159,7 @@ class Drain:
         self.report = Report(
             finished=self._finished,
             parked=tuple(self._parked),
-            held=tuple(turn.turn_id for turn in turns if turn.settled and turn.held),
+            held=tuple(turn.turn_id for turn in turns if turn.held and not turn.open),
             running=unsettled,
             took=now - self._began,
         )
