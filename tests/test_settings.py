@@ -1,0 +1,270 @@
+"""Every environment variable."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workspace_adapter.errors import SettingsError
+from workspace_adapter.settings import (
+    Settings,
+    boolean,
+    effective,
+    integer,
+    one_of,
+    parse,
+    path,
+    seconds,
+    setting,
+    size,
+    table,
+    text,
+    variables,
+    without_secrets,
+    words,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """An adapter's own settings."""
+
+    key: str = setting("RUNTIME_KEY", text, "Opens the model.", secret=True)
+    tools: tuple[str, ...] = setting("RUNTIME_TOOLS", words, "What it may use.", default=())
+    model: str | None = setting("RUNTIME_MODEL", text, "Which model.", default=None, aliases=("MODEL",))
+    turns: int = setting("RUNTIME_TURNS", integer(1), "How many.", default=7)
+    strict: bool = setting("RUNTIME_STRICT", boolean, "Whether.", default=True)
+
+
+def settings(**environ: str) -> Settings:
+    return Settings.from_env({"WORKSPACE_ID": "one", **environ})
+
+
+def problems(**environ: str) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as wrong:
+        Settings.from_env(environ)
+    return wrong.value.problems
+
+
+# --- the whole --------------------------------------------------------------------------
+
+
+def test_only_the_workspace_id_is_required() -> None:
+    required = [v.name for v in variables(Settings).values() if v.required]
+    assert required == ["WORKSPACE_ID"]
+    assert settings().workspace_id == "one"
+
+
+def test_the_defaults_can_work_together() -> None:
+    assert settings().conflicts() == ()
+
+
+def test_every_problem_is_told_at_once_with_the_variable_and_its_value() -> None:
+    told = problems(WORKSPACE_PORT="http", WORKSPACE_STOP_GRACE="-1", WORKSPACE_LOG_LEVEL="loud")
+    assert told == (
+        "WORKSPACE_ID is required: Which workspace this container is.",
+        "WORKSPACE_PORT='http': must be a whole number",
+        "WORKSPACE_STOP_GRACE='-1': must be at least 0 seconds and finite",
+        "WORKSPACE_LOG_LEVEL='loud': must be one of debug, info, warning, error",
+    )
+
+
+@pytest.mark.parametrize(
+    ("alias", "value", "field"),
+    [
+        ("ADAPTER_MODULE", "echo", "adapter"),
+        ("MOLECULE_WORKSPACE_URL", "http://w:8000", "url"),
+    ],
+)
+def test_the_names_an_existing_platform_injects_keep_working(alias: str, value: str, field: str) -> None:
+    assert getattr(settings(**{alias: value}), field) == value
+
+
+def test_our_own_name_goes_before_the_alias() -> None:
+    assert settings(WORKSPACE_ADAPTER="claude", ADAPTER_MODULE="echo").adapter == "claude"
+
+
+def test_a_wrong_value_is_told_under_the_name_it_came_by() -> None:
+    assert problems(WORKSPACE_ID="one", MOLECULE_WORKSPACE_URL="w:8000") == (
+        "MOLECULE_WORKSPACE_URL='w:8000': must be an http or https URL",
+    )
+
+
+def test_an_empty_variable_is_as_if_unset() -> None:
+    assert settings(WORKSPACE_PORT="", WORKSPACE_AGENT_CARD="").port == 8000
+    assert problems(WORKSPACE_ID="")[0].startswith("WORKSPACE_ID is required")
+
+
+@pytest.mark.parametrize("workspace_id", ["a", "0", "agent-7", "a" * 128])
+def test_a_workspace_id_is_lower_case_letters_digits_and_dashes(workspace_id: str) -> None:
+    assert Settings.from_env({"WORKSPACE_ID": workspace_id}).workspace_id == workspace_id
+
+
+@pytest.mark.parametrize("workspace_id", ["-a", "A", "a_b", "a" * 129, "a b", "a\n"])
+def test_any_other_workspace_id_is_refused(workspace_id: str) -> None:
+    assert "must be lower-case" in problems(WORKSPACE_ID=workspace_id)[0]
+
+
+def test_a_url_loses_its_last_slash() -> None:
+    assert settings(WORKSPACE_URL="https://w.example/base/").url == "https://w.example/base"
+
+
+# --- values -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_text", "value"),
+    [("0", 0), ("1048576", 1 << 20), ("1MiB", 1 << 20), ("2 GiB", 2 << 30), ("3KiB", 3 << 10), ("5B", 5)],
+)
+def test_sizes_may_have_a_unit(given_text: str, value: int) -> None:
+    assert size(given_text) == value
+
+
+def test_seconds_may_have_a_fraction_and_a_least_value() -> None:
+    assert seconds()("0.25") == 0.25
+    assert seconds(0.5)("0.5") == 0.5
+
+
+@pytest.mark.parametrize("given_text", ["yes", "On", "TRUE", "1"])
+def test_there_are_four_ways_to_say_yes(given_text: str) -> None:
+    assert boolean(given_text) is True
+
+
+@pytest.mark.parametrize("given_text", ["no", "Off", "FALSE", "0"])
+def test_there_are_four_ways_to_say_no(given_text: str) -> None:
+    assert boolean(given_text) is False
+
+
+def test_a_list_is_separated_by_commas() -> None:
+    assert words(" Bash , Read,, ") == ("Bash", "Read")
+
+
+@pytest.mark.parametrize(
+    ("parser", "given_text", "sentence"),
+    [
+        (size, "1GB", "must be a number of bytes"),
+        (size, "-1", "must be a number of bytes"),
+        (seconds(), "nan", "must be at least 0 seconds and finite"),
+        (seconds(), "inf", "must be at least 0 seconds and finite"),
+        (seconds(0.001), "0", "must be at least 0.001 seconds"),
+        (seconds(), "5s", "must be a number of seconds"),
+        (integer(1), "0", "must be at least 1"),
+        (integer(0, 9), "10", "must be between 0 and 9"),
+        (integer(), "1.5", "must be a whole number"),
+        (boolean, "maybe", "must be true or false"),
+        (path, "work", "must be an absolute path"),
+        (one_of("a", "b"), "c", "must be one of a, b"),
+    ],
+)
+def test_what_cannot_be_a_value_is_refused_with_a_sentence(
+    parser: Any, given_text: str, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        parser(given_text)
+
+
+@given(st.dictionaries(st.sampled_from([v.name for v in variables(Settings).values()]), st.text()))
+def test_no_environment_does_more_than_be_refused(environ: dict[str, str]) -> None:
+    told: tuple[str, ...] = ()
+    try:
+        Settings.from_env(environ)
+    except SettingsError as wrong:
+        told = wrong.problems
+    assert all(re.match(r"[A-Z_]+(=| is required)", problem) for problem in told)
+
+
+# --- together ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        (
+            {"WORKSPACE_STOP_GRACE": "9.6"},
+            ("WORKSPACE_STOP_GRACE=9.6", "WORKSPACE_STOP_TIMEOUT=10"),
+        ),
+        (
+            {"WORKSPACE_RESTART_WINDOW": "5"},
+            ("WORKSPACE_RESTART_WINDOW=5", "WORKSPACE_DRAIN_CAP=5"),
+        ),
+        (
+            {"WORKSPACE_MAX_CONCURRENT_TURNS": "9"},
+            ("WORKSPACE_SESSIONS_OPEN=8", "WORKSPACE_MAX_CONCURRENT_TURNS=9"),
+        ),
+        (
+            {"WORKSPACE_RESUME_MAX_ATTEMPTS": "21"},
+            ("WORKSPACE_RESUME_MAX_ATTEMPTS=21", "WORKSPACE_RESUME_MAX_TOTAL=20"),
+        ),
+    ],
+)
+def test_every_pair_that_cannot_work_is_named(environ: dict[str, str], names: tuple[str, str]) -> None:
+    (told,) = problems(WORKSPACE_ID="one", **environ)
+    assert all(name in told for name in names)
+
+
+def test_all_pairs_are_told_in_one_message() -> None:
+    told = problems(WORKSPACE_ID="one", WORKSPACE_STOP_GRACE="10", WORKSPACE_RESTART_WINDOW="1")
+    assert len(told) == 2
+
+
+def test_sigterm_leaves_time_for_the_grace_and_the_refusals() -> None:
+    assert settings().term_cap + settings().stop_grace < settings().stop_timeout
+    assert settings(WORKSPACE_STOP_GRACE="9.5").term_cap == 0
+
+
+# --- as shown ---------------------------------------------------------------------------
+
+
+def test_the_table_holds_every_variable_with_its_aliases() -> None:
+    shown = table(Settings, Runtime)
+    for variable in (*variables(Settings).values(), *variables(Runtime).values()):
+        assert f"| `{variable.name}`" in shown
+        assert all(f"`{alias}`" in shown for alias in variable.aliases)
+    assert "| `RUNTIME_KEY` | required |  | Opens the model. |" in shown
+    assert "| `RUNTIME_MODEL`, `MODEL` | none |  | Which model. |" in shown
+    assert "| `RUNTIME_TOOLS` | none |" in shown
+    assert "| `RUNTIME_STRICT` | `true` |" in shown
+    assert "| `WORKSPACE_JOURNAL_LIMIT_BYTES` | 2 GiB | bytes |" in shown
+
+
+def test_every_time_has_its_unit_and_every_variable_its_sentence() -> None:
+    for field in dataclasses.fields(Settings):
+        variable = field.metadata["variable"]
+        assert (variable.unit == "seconds") == (field.type == "float")
+        assert variable.help.endswith(".")
+
+
+def test_what_is_in_force_can_be_given_again() -> None:
+    told = settings(WORKSPACE_PORT="0", WORKSPACE_REQUIRE_AUTH="yes", WORKSPACE_DRAIN_CAP="0.5")
+    assert Settings.from_env(effective(told)) == told
+
+
+def test_a_secret_is_shown_masked_and_never_quoted_in_an_error() -> None:
+    runtime = parse(Runtime, {"RUNTIME_KEY": "sesame", "RUNTIME_TOOLS": "Bash,Read"})
+    assert effective(runtime) == {
+        "RUNTIME_KEY": "********",
+        "RUNTIME_TOOLS": "Bash,Read",
+        "RUNTIME_MODEL": "",
+        "RUNTIME_TURNS": "7",
+        "RUNTIME_STRICT": "true",
+    }
+
+    @dataclass(frozen=True, kw_only=True)
+    class Pin:
+        pin: int = setting("PIN", integer(), "Opens the door.", secret=True)
+
+    with pytest.raises(SettingsError) as wrong:
+        parse(Pin, {"PIN": "sesame"})
+    assert wrong.value.problems == ("PIN=…: must be a whole number",)
+
+
+def test_runtimes_and_tools_do_not_see_the_platforms_secrets() -> None:
+    theirs = {"PATH": "/bin", "ANTHROPIC_API_KEY": "k", "WORKSPACE_ID": "one", "GITHUB_TOKEN": "t"}
+    ours = {"MOLECULE_WORKSPACE_TOKEN": "s", "PLATFORM_INBOUND_SECRET": "s", "WORKSPACE_AUTH_TOKEN": "s"}
+    assert without_secrets(theirs | ours) == theirs
