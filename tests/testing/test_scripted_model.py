@@ -127,6 +127,13 @@ def test_a_call_the_workspace_says_has_finished_is_not_made_again() -> None:
     assert [call.name for call in play(asked, *lost, user(ONE, TWO, DONE)).calls] == ["Bash"]
 
 
+def test_the_model_recalls_what_it_was_told_before() -> None:
+    told = user({"text": "I see"}, text="The word is one. No, the word is two.")
+    asked = user({"recall": r"word is (\w+)"}, text="The word is three.")
+    assert play(told, {"role": "assistant", "content": "I see"}, asked).text == "two"
+    assert play(asked).text == "(nothing to recall)"
+
+
 def test_faults_are_made_as_often_as_the_script_says() -> None:
     made: Counter[str] = Counter()
     asked = [user({"error": 529, "times": 2}, {"hang": True, "times": 1}, {"drop": True, "times": 1}, DONE)]

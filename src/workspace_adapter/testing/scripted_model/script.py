@@ -18,6 +18,8 @@ Steps, each an object with exactly one of these keys and its options:
 ``text``
     The final answer. ``chunks`` pieces, ``chunk_delay`` seconds apart; ``stop_reason``
     (``end_turn``). A script without it ends with ``(end of script)``.
+``recall``
+    The final answer: what this regular expression's group finds last in the messages before.
 ``delay``
     Wait so many seconds before whatever comes next.
 ``error``
@@ -95,6 +97,7 @@ _OPTIONS = {
     "tool": {"input", "say", "may_fail"},
     "tools": {"say"},
     "text": {"chunks", "chunk_delay", "stop_reason"},
+    "recall": set[str](),
     "delay": set[str](),
     "error": {"message", "headers", "times"},
     "hang": {"times"},
@@ -145,6 +148,8 @@ def decide(messages: Sequence[Mapping[str, Any]], made: Counter[str]) -> Reply |
                 chunk_delay=float(step.get("chunk_delay", 0)),
                 delay=delay,
             )
+        elif kind == "recall":
+            return Reply(text=history.recall(step["recall"]), delay=delay)
         else:
             calls = tuple(history.missing(f"toolu_{name}_{index}", step, index))
             if calls:
@@ -211,6 +216,7 @@ class _History:
         self._failed: set[str] = set()
         self._done: set[str] = set()
         self._told: set[str] = set()
+        self._said = [text for message in messages[:-1] for text in _texts(message)]
         for message in messages:
             for block in _blocks(message):
                 if block.get("type") == "tool_use" and (id := _TOOL_ID.fullmatch(block["id"])):
@@ -234,6 +240,11 @@ class _History:
                 continue
             again = f"_r{self._asked[base] + 1}" if self._asked[base] else ""
             yield Call(base + again, str(call["tool"]), call.get("input", {}))
+
+    def recall(self, pattern: str) -> str:
+        """What the pattern's group finds last, in any message but the newest."""
+        found = [match[1] for text in self._said for match in re.finditer(pattern, text)]
+        return found[-1] if found else "(nothing to recall)"
 
     def _was_told(self, call: Mapping[str, Any]) -> bool:
         """Whether a workspace notice says that this call finished; it quotes its beginning."""
