@@ -242,6 +242,22 @@ async def test_after_a_cancel_the_session_takes_its_next_turn(stand: Stand) -> N
     assert len(stand.children.pids) == 1
 
 
+async def test_a_cancel_is_heard_at_any_moment_of_a_turn(stand: Stand) -> None:
+    async with stand.session() as session:
+        for nth, moment in enumerate([0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3]):
+            async with anyio.create_task_group() as tasks:
+
+                async def cancel(after: float) -> None:
+                    await anyio.sleep(after)
+                    await session.stop(StopReason.CANCEL)
+
+                tasks.start_soon(cancel, moment)
+                with anyio.fail_after(5), pytest.raises(TurnFailed, match="interrupted"):
+                    await follow(session, turn(script({"hang": True, "note": nth}), id=f"turn-{nth}"))
+        run = await follow(session, turn(script({"text": "next"}), id="last"))
+    assert run.finished.answer == "next"
+
+
 async def test_a_hook_of_the_images_own_that_stops_the_turn_is_no_drain(stand: Stand) -> None:
     hook = {"type": "command", "command": """echo '{"continue": false, "stopReason": "house rule"}'"""}
     settings = {"hooks": {"PostToolUse": [{"matcher": "Bash", "hooks": [hook]}]}}

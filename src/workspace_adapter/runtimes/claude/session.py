@@ -9,6 +9,7 @@ import signal
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -46,6 +47,22 @@ _IMAGE_LIMIT = 5 << 20
 """Bytes, encoded; what the API takes. Larger ones, and other files, are given as paths."""
 
 
+@dataclass(slots=True)
+class _Turn:
+    """The running turn."""
+
+    prompt: str
+    """The uuid its prompt was sent under."""
+    messages: MemoryObjectSendStream[Message]
+    begun: bool = False
+    """The CLI works on it."""
+    canceled: bool = False
+    failure: str | None = None
+    """The class of an error of the API's."""
+    said: bool = False
+    """Text was yielded."""
+
+
 class ClaudeSession(RuntimeSession):
     """One connected client, its reader and its tool calls."""
 
@@ -58,11 +75,11 @@ class ClaudeSession(RuntimeSession):
         self._calls = calls
         self._stderr = stderr
         self._bound = bound
-        self._turn: MemoryObjectSendStream[Message] | None = None
+        self._turn: _Turn | None = None
+        self._left = False
+        """A turn was left in the middle, and the CLI goes on with it."""
         self._ended: RuntimeLost | None = None
         """The CLI is gone, and why."""
-        self._left = False
-        """A turn was left in the middle; its result would pass for the next one's."""
 
     async def read(self) -> None:
         """Take in whatever the CLI says, always: what is left unread would block its hooks."""
@@ -77,7 +94,7 @@ class ClaudeSession(RuntimeSession):
             self._ended = self._gone(f"Claude Code could not be understood: {error}")
         finally:
             if self._turn is not None:
-                self._turn.close()
+                self._turn.messages.close()
 
     async def _heard(self, message: Message) -> None:
         if isinstance(message, UserMessage) and not isinstance(message.content, str):
@@ -87,7 +104,7 @@ class ClaudeSession(RuntimeSession):
         if self._turn is not None:
             # Broken or closed: the turn was left this very moment.
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await self._turn.send(message)
+                await self._turn.messages.send(message)
         elif isinstance(message, ResultMessage):
             logger.info("a result nobody asked for was ignored: %s", message.terminal_reason)
 
@@ -100,31 +117,28 @@ class ClaudeSession(RuntimeSession):
             raise self._ended
         if self._left:
             raise RuntimeLost("Claude Code is still busy with a turn that was left in the middle")
-        prompt = prompt_uuid(turn.id, turn.attempt)
-        content = await anyio.to_thread.run_sync(_content, turn)
-        said = False
-        failure: str | None = None
-        result: ResultMessage | None = None
-        self._turn, messages = anyio.create_memory_object_stream[Message](_BUFFER)
+        send, messages = anyio.create_memory_object_stream[Message](_BUFFER)
+        running = self._turn = _Turn(prompt_uuid(turn.id, turn.attempt), send)
         self._calls.begin()
+        result: ResultMessage | None = None
         try:
-            await self._send(prompt, content)
+            await self._send(running.prompt, await anyio.to_thread.run_sync(_content, turn))
             async for message in messages:
                 if isinstance(message, ResultMessage):
-                    if not _answers(message, prompt):
+                    if not _answers(message, running.prompt):
                         logger.info("a result of another prompt was ignored: %s", message.terminal_reason)
                         continue
                     result = message
                     break
-                if isinstance(message, AssistantMessage) and message.error:
-                    failure = message.error
-                for event in self._events(message):
-                    if isinstance(event, Text):
-                        event, said = Text(f"\n\n{event.text}" if said else event.text), True
+                for event in self._events(running, message):
                     yield event
+                if isinstance(message, SystemMessage) and message.subtype == "init":
+                    running.begun = True
+                    if running.canceled:
+                        await self._interrupt()
         finally:
             messages.close()
-            self._turn.close()
+            send.close()
             self._turn = None
             if result is None:
                 self._left = True
@@ -132,7 +146,7 @@ class ClaudeSession(RuntimeSession):
         if result is None:
             raise self._ended or self._gone("Claude Code ended")
         await self._calls.end()
-        for event in self._last_events(result, failure):
+        for event in self._last_events(running, result):
             yield event
 
     async def _send(self, prompt: str, content: str | list[dict[str, Any]]) -> None:
@@ -149,15 +163,18 @@ class ClaudeSession(RuntimeSession):
         except ClaudeSDKError as error:
             raise self._gone(f"Claude Code took no prompt: {error}") from error
 
-    def _events(self, message: Message) -> Iterator[TurnEvent]:
+    def _events(self, turn: _Turn, message: Message) -> Iterator[TurnEvent]:
         match message:
-            case AssistantMessage(parent_tool_use_id=None, error=None, content=blocks):
+            case AssistantMessage(error=str(failure)):
+                turn.failure = failure  # the result says it in words
+            case AssistantMessage(parent_tool_use_id=None, content=blocks):
                 for block in blocks:
                     if isinstance(block, TextBlock) and block.text:
-                        yield Text(block.text)
+                        yield Text(f"\n\n{block.text}" if turn.said else block.text)
+                        turn.said = True
                     elif isinstance(block, ToolUseBlock):
                         yield Activity(_activity(block))
-            case AssistantMessage(error=None, content=blocks):
+            case AssistantMessage(content=blocks):
                 for block in blocks:
                     if isinstance(block, ToolUseBlock):
                         yield Activity(f"subagent: {_activity(block)}")
@@ -176,7 +193,7 @@ class ClaudeSession(RuntimeSession):
             self._bound = SessionHandle(session_id)
             yield SessionBound(self._bound)
 
-    def _last_events(self, result: ResultMessage, failure: str | None) -> Iterator[TurnEvent]:
+    def _last_events(self, turn: _Turn, result: ResultMessage) -> Iterator[TurnEvent]:
         """What a result comes to.
 
         Raises:
@@ -190,7 +207,7 @@ class ClaudeSession(RuntimeSession):
         elif result.terminal_reason in ("completed", None) and not result.is_error:
             yield TurnFinished(answer=result.result)
         else:
-            raise failures.of_result(result, failure)
+            raise failures.of_result(result, turn.failure)
 
     async def stop(self, why: StopReason) -> None:
         """Cancel by an interrupt, after which the session is good; restart by SIGTERM.
@@ -198,10 +215,16 @@ class ClaudeSession(RuntimeSession):
         An interrupt would tell the model that the user had rejected its tool call; after
         SIGTERM it reads that the outcome is unknown.
         """
-        if why is StopReason.CANCEL:
-            await self._client.interrupt()
-        else:
+        if why is StopReason.RESTART:
             self._terminate()
+        elif self._turn is not None:
+            self._turn.canceled = True
+            if self._turn.begun:  # else the CLI would forget it; it is said once the turn has begun
+                await self._interrupt()
+
+    async def _interrupt(self) -> None:
+        with suppress(ClaudeSDKError):  # the CLI died, as the reader will hear
+            await self._client.interrupt()
 
     async def close(self) -> None:
         """End the CLI: an idle one by the end of its input, a busy one by SIGTERM.
