@@ -176,7 +176,7 @@ def test_no_environment_does_more_than_be_refused(environ: dict[str, str]) -> No
         Settings.from_env(environ)
     except SettingsError as wrong:
         told = wrong.problems
-    assert all(re.match(r"[A-Z_]+(=| is required)", problem) for problem in told)
+    assert all(re.match(r"[A-Z0-9_]+(=| is required)", problem) for problem in told)
 
 
 # --- together ---------------------------------------------------------------------------
