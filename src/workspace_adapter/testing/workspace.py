@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class Workspace:
             "CONFIGS_DIR": str(root / "configs"),
             **settings,
         }
+        self.program: Sequence[str] = (sys.executable, "-m", "workspace_adapter")
+        """What is run; a test may put a tracer before it."""
         self.process: subprocess.Popen[bytes] | None = None
 
     # --- processes ------------------------------------------------------------------
@@ -68,7 +70,7 @@ class Workspace:
         """Start the sidecar and return at once."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "workspace_adapter", "serve"],
+                [*self.program, "serve"],
                 env=self.environ,
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
