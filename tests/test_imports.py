@@ -22,7 +22,7 @@ def loaded_by(module: str) -> set[str]:
 def test_the_package_loads_nothing_but_the_light_part_of_the_standard_library() -> None:
     loaded = loaded_by("workspace_adapter")
     assert loaded - sys.stdlib_module_names == {"workspace_adapter"}
-    assert not loaded & {"asyncio", "http", "multiprocessing", "sqlite3", "ssl", "urllib"}
+    assert not loaded & {"asyncio", "http", "multiprocessing", "sqlite3", "ssl", "subprocess"}
 
 
 @pytest.mark.parametrize("module", ["workspace_adapter.runtimes.claude", "workspace_adapter.cli"])

@@ -26,8 +26,9 @@ PHASES = ("before accept", "accepted", "running", "in a tool", "answered and und
 
 def phases(ws: Workspace, said: str) -> set[str]:
     """Tell from what is on disk in which phases the messages under way were killed."""
-    sent = [line.split()[1] for line in said.splitlines() if line.startswith("sent")]
-    done = {line.split()[1] for line in said.splitlines() if line.startswith(("answered", "wrong"))}
+    lines = said.rpartition("\n")[0].splitlines()  # the last one may not be whole yet
+    sent = [line.split()[1] for line in lines if line.startswith("sent")]
+    done = {line.split()[1] for line in lines if line.startswith(("answered", "wrong"))}
     under_way = [name for name in sent if name not in done]
     hit: set[str] = set()
     with Reader.open(ws.state_dir) as journal:

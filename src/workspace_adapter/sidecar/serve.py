@@ -13,8 +13,8 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,9 @@ _SERVER_GRACE = 1
 class _Server(uvicorn.Server):
     """uvicorn without its signal handling, which would stop listening before the drain."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
 
 
 def bind(settings: Settings) -> socket.socket:
