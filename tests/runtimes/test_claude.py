@@ -264,7 +264,7 @@ async def test_a_hook_of_the_images_own_that_stops_the_turn_is_no_drain(stand: S
     (stand.home / ".claude").mkdir()
     (stand.home / ".claude" / "settings.json").write_text(json.dumps(settings))
     async with stand.session() as session:
-        with pytest.raises(TurnFailed, match="hook_stopped"):
+        with pytest.raises(TurnFailed, match="a hook in Claude Code's settings"):
             await follow(session, turn(script(bash("true"), {"text": "x"})))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from ...adapter import Permit, ToolGate
@@ -13,9 +12,8 @@ if TYPE_CHECKING:
     from claude_agent_sdk import HookContext, HookMatcher
     from claude_agent_sdk.types import HookEvent, HookJSONOutput
 
-logger = logging.getLogger(__name__)
-
-_STOPPED = "The workspace stopped the turn before this call; it was not made."
+_STOPPED = "The workspace stopped the turn here."
+_REFUSED = f"{_STOPPED} This call was not made."
 _PATIENCE = 7 * 24 * 3600.0
 """Seconds a hook may take; the default of ten minutes would refuse the call."""
 
@@ -100,7 +98,7 @@ class Calls:
             "hookSpecificOutput": {
                 "hookEventName": "PreToolUse",
                 "permissionDecision": "deny",
-                "permissionDecisionReason": _STOPPED,
+                "permissionDecisionReason": _REFUSED,
             },
         }
 

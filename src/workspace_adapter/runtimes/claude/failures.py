@@ -27,6 +27,8 @@ def of_result(result: ResultMessage, kind: str | None) -> AdapterError:
             return TurnFailed(f"the conversation is too long for the model; begin a new one: {said}")
         case "aborted_tools" | "aborted_streaming":
             return TurnFailed("the turn was interrupted")
+        case "hook_stopped":
+            return TurnFailed(f"a hook in Claude Code's settings stopped the turn: {said}")
     if result.stop_reason == "refusal":
         return TurnFailed(f"the model refused: {said}")
     match kind:
@@ -45,10 +47,6 @@ def of_result(result: ResultMessage, kind: str | None) -> AdapterError:
 def of_start(said: str, stderr: Iterable[str] = ()) -> RuntimeUnusable:
     """Return the error for a CLI that did not start; its own words go before the SDK's."""
     said = _one_line("; ".join(stderr) or said)
-    if "root/sudo" in said:
-        return RuntimeUnusable(
-            f"Claude Code does not start: {said}; run as another user, or set IS_SANDBOX=1"
-        )
     return RuntimeUnusable(f"Claude Code does not start: {said}; check the WORKSPACE_CLAUDE_* settings")
 
 
