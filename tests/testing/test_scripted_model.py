@@ -11,8 +11,10 @@ import anyio
 import httpx
 import pytest
 
+from workspace_adapter.resume import Resumption, recovery_note
 from workspace_adapter.testing import ScriptedModel
 from workspace_adapter.testing.scripted_model.script import DROP, HANG, Fault, Reply, ScriptError, decide
+from workspace_adapter.turns import Call
 
 ONE = {"tool": "Bash", "input": {"command": "echo 1"}}
 TWO = {"tool": "Read", "input": {"file_path": "/f"}}
@@ -118,13 +120,27 @@ def test_scripts_in_reminders_of_the_runtime_do_not_count() -> None:
 def test_a_call_the_workspace_says_has_finished_is_not_made_again() -> None:
     asked = user(ONE, TWO, DONE)
     first = play(asked)
-    note = (
-        "[workspace notice: …\nThese tool calls finished; do not make them again:"
-        f"\n- Bash {json.dumps(ONE['input'])[:12]}\nGo on.]"
-    )
     lost = (said(first), results(first, errors=(0,)))
-    assert [call.name for call in play(asked, *lost, user(ONE, TWO, DONE, text=note)).calls] == ["Read"]
-    assert [call.name for call in play(asked, *lost, user(ONE, TWO, DONE)).calls] == ["Bash"]
+
+    def noted(ended_at: float | None) -> dict[str, Any]:
+        call = Call(
+            turn_id="turn-1",
+            attempt=1,
+            id=first.calls[0].id,
+            name="Bash",
+            digest="…",
+            excerpt=json.dumps(ONE["input"])[:12],
+            asked_at=1.0,
+            permitted_at=1.0,
+            ended_at=ended_at,
+            withdrawn_at=None,
+            outcome=None,
+        )
+        note = recovery_note([call], asked["content"], resumption=Resumption.CONTINUE)
+        return {"role": "user", "content": note}
+
+    assert [call.name for call in play(asked, *lost, noted(ended_at=2.0)).calls] == ["Read"]
+    assert [call.name for call in play(asked, *lost, noted(ended_at=None)).calls] == ["Bash"]
 
 
 def test_the_model_recalls_what_it_was_told_before() -> None:

@@ -35,7 +35,7 @@ Everything else is read off the conversation. A call's id names its script and s
 ``toolu_<hash>_<step>[_<which>]``, and the call is done when the history holds a result for
 it that is no error. Denied, interrupted and missing results are asked for again, under
 an id that ends in ``_r2``, ``_r3``, …, unless a workspace notice in the history says that
-the call finished. So a script continues where it was after a resume, a fork, a restart
+a call with this tool and input finished. So a script continues where it was after a resume, a fork, a restart
 of the runtime or of the endpoint; quoting it once more changes nothing; and sending the
 same script as a second message of one conversation finds it done, so make them differ
 (any step may carry a ``note``). The newest message that holds a script decides which one
