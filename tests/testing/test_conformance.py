@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import anyio
 import pytest
 
 from workspace_adapter.adapter import RuntimeAdapter
@@ -129,6 +130,16 @@ async def test_a_turn_that_never_ends_says_what_was_seen_last() -> None:
         ClauseBroken, match=r"nothing more came within 0\.2 s; the last thing seen was .*waits"
     ):
         await check_clause(CLAUSE["answers"], ScriptedEnds, prompts=silent, patience=0.2)
+
+
+async def test_an_adapter_that_hangs_outside_of_a_turn_is_given_up_too() -> None:
+    class Stuck(EchoAdapter):
+        async def check(self) -> str:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+    with pytest.raises(ClauseBroken, match="nothing more came"):
+        await check_clause(CLAUSE["can_be_started"], Stuck, prompts=Prompts(answer="{word}"), patience=0.01)
 
 
 async def test_nothing_of_a_broken_adapter_is_left_running() -> None:

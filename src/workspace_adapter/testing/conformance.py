@@ -22,6 +22,10 @@ from .contract import Clause, ClauseBroken, ClauseSkipped, Prompts
 from .stage import Stage, Subject, build
 
 
+_WAITS = 10
+"""No clause waits more often; this ends one whose adapter hangs where nobody watches the clock."""
+
+
 class Outcome(StrEnum):
     """What came of one clause."""
 
@@ -62,7 +66,8 @@ async def check_clause(
             promptness=promptness,
         )
         try:
-            await clause.prove(stage, prompts)
+            with anyio.fail_after(_WAITS * patience):
+                await clause.prove(stage, prompts)
         except Exception as error:
             raise ClauseBroken(f"{clause.name}: {_in_words(error, stage)}\n({clause.rule})") from error
         finally:

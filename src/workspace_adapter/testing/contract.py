@@ -76,11 +76,15 @@ LASTS = Condition(
 PARALLEL = Condition(lambda a, s, p: bool(p.parallel), "`Prompts.parallel` is empty")
 
 
+Proof = Callable[[Stage, Prompts], Awaitable[None]]
+"""Works an adapter and breaks the clause when it is not as it should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clause:
     """One rule of the contract."""
 
-    prove: Callable[[Stage, Prompts], Awaitable[None]]
+    prove: Proof
     conditions: tuple[Condition, ...]
     needs: tuple[str, ...]
     """Prompts that must be given when the conditions hold."""
@@ -100,14 +104,10 @@ CLAUSES: list[Clause] = []
 """The contract, in order."""
 
 
-def clause(
-    *conditions: Condition, needs: Sequence[str] = ()
-) -> Callable[[Callable[[Stage, Prompts], Awaitable[None]]], Callable[[Stage, Prompts], Awaitable[None]]]:
+def clause(*conditions: Condition, needs: Sequence[str] = ()) -> Callable[[Proof], Proof]:
     """Make a function a clause of the contract."""
 
-    def register(
-        prove: Callable[[Stage, Prompts], Awaitable[None]],
-    ) -> Callable[[Stage, Prompts], Awaitable[None]]:
+    def register(prove: Proof) -> Proof:
         CLAUSES.append(Clause(prove, conditions, tuple(needs)))
         return prove
 
