@@ -166,6 +166,7 @@ def test_a_message_is_read_as_it_was_sent() -> None:
         (sent(role="secret"), "role"),
         (sent(metadata="secret"), "message.metadata"),
         ({**sent(), "metadata": "secret"}, "params.metadata"),
+        ({**sent(), "configuration": "secret"}, "params.configuration"),
         (sent(parts=[{"text": "secret \ud800"}]), "Unicode"),
         (sent(messageId="\ud800"), "Unicode"),
     ],

@@ -164,9 +164,13 @@ def parse_message(params: Mapping[str, Any]) -> SentMessage:
         raise BadMessage("message.messageId is required: it is how a message sent twice is known")
     if message.get("role") not in (None, "user", "agent", "ROLE_USER", "ROLE_AGENT"):
         raise BadMessage("message.role must be 'user' or 'agent'")
-    for holder, name in ((message, "message.metadata"), (params, "params.metadata")):
-        if not isinstance(holder.get("metadata"), Mapping | None):
-            raise BadMessage(f"{name} must be an object")
+    for where, value in (
+        ("message.metadata", message.get("metadata")),
+        ("params.metadata", params.get("metadata")),
+        ("params.configuration", params.get("configuration")),
+    ):
+        if not isinstance(value, Mapping | None):
+            raise BadMessage(f"{where} must be an object")
     try:
         encoded = json.dumps(message, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -1204,7 +1205,7 @@ async def test_a_plain_http_subscriber_comes_back_by_the_events_id(door: Stage) 
 
 
 @pytest.mark.parametrize("method", ["message/send", "message/stream", "SendMessage", "SendStreamingMessage"])
-async def test_a_fault_of_ours_is_never_answered_with_200(door: Stage, method: str) -> None:
+async def test_a_fault_of_ours_is_never_answered_with_200(door: Stage, method: str, logged: StringIO) -> None:
     door.sessions.fault = RuntimeError("a bug, with secret text")
     sent = message("hi") if "/" in method else message10("hi")
     response = await door.rpc(method, {"message": sent})
@@ -1212,6 +1213,8 @@ async def test_a_fault_of_ours_is_never_answered_with_200(door: Stage, method: s
     assert response.json()["error"]["code"] == -32603
     assert response.json()["id"] == "r-1"
     assert "secret" not in response.text
+    assert "RuntimeError at" in logged.getvalue()
+    assert "secret" not in logged.getvalue()
 
 
 async def test_a_fault_of_ours_in_plain_http_is_a_500_too(door: Stage) -> None:

@@ -1,0 +1,499 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from workspace_adapter.sidecar.bearer import Bearer, InboundSecret
+
+from .stage import DEADLINE, SECRET, Stage, know_secret, listening, message, message10, stage
+
+JSON = {"Content-Type": "application/json"}
+NEEDLE = "needle-in-the-message"
+
+
+@pytest.fixture
+async def door(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with stage(tmp_path, body_limit_bytes=4096) as made:
+        yield made
+
+
+def body(method: Any = "message/send", **changes: Any) -> dict[str, Any]:
+    made = {
+        "jsonrpc": "2.0",
+        "id": "r-1",
+        "method": method,
+        "params": {"message": message(NEEDLE)},
+        **changes,
+    }
+    return {key: value for key, value in made.items() if value is not ...}
+
+
+def nested(levels: int) -> Any:
+    value: Any = NEEDLE
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+# --- bad input gets a clear error and changes nothing -------------------------------------
+
+BAD: list[tuple[str, bytes | dict[str, Any], dict[str, str], int, int, str | None, str]] = [
+    ("not JSON", b"{" + NEEDLE.encode(), JSON, 200, -32700, None, "not JSON"),
+    ("not UTF-8", b'{"\xff": 1}', JSON, 200, -32700, None, "not JSON"),
+    ("no number", b'{"id": NaN}', JSON, 200, -32700, None, "not JSON"),
+    ("nothing", b"", JSON, 200, -32700, None, "not JSON"),
+    (
+        "too large",
+        b'"' + NEEDLE.encode() * 300 + b'"',
+        JSON,
+        413,
+        -32600,
+        None,
+        "WORKSPACE_BODY_LIMIT_BYTES=4096",
+    ),
+    (
+        "wrong type",
+        json.dumps(body()).encode(),
+        {"Content-Type": "text/plain"},
+        415,
+        -32005,
+        None,
+        "Content-Type",
+    ),
+    ("no type", json.dumps(body()).encode(), {}, 415, -32005, None, "Content-Type"),
+    ("too deep", body(params=nested(64)), JSON, 200, -32600, None, "64 levels"),
+    ("much too deep", b"[" * 4000, JSON, 200, -32600, None, "64 levels"),
+    ("batch", json.dumps([body()]).encode(), JSON, 200, -32600, None, "batches"),
+    ("no object", b'"x"', JSON, 200, -32600, None, "JSON-RPC 2.0"),
+    ("no version", body(jsonrpc=...), JSON, 200, -32600, "r-1", "JSON-RPC 2.0"),
+    ("old version", body(jsonrpc="1.0"), JSON, 200, -32600, "r-1", "JSON-RPC 2.0"),
+    ("no id", body(id=...), JSON, 200, -32600, None, "id must"),
+    ("null id", body(id=None), JSON, 200, -32600, None, "id must"),
+    ("odd id", body(id={"a": 1}), JSON, 200, -32600, None, "id must"),
+    ("boolean id", body(id=True), JSON, 200, -32600, None, "id must"),
+    ("no method", body(method=...), JSON, 200, -32600, "r-1", "method is required"),
+    ("empty method", body(method=""), JSON, 200, -32600, "r-1", "method is required"),
+    ("odd method", body(method={"a": 1}), JSON, 200, -32600, "r-1", "method is required"),
+    ("unknown method", body(method=NEEDLE), JSON, 200, -32601, "r-1", "no such method"),
+    ("params no object", body(params=[NEEDLE]), JSON, 200, -32602, "r-1", "params must be an object"),
+    ("no message", body(params={}), JSON, 200, -32602, "r-1", "params.message"),
+    ("message no object", body(params={"message": NEEDLE}), JSON, 200, -32602, "r-1", "params.message"),
+    (
+        "no messageId",
+        body(params={"message": message(NEEDLE, messageId=...)}),
+        JSON,
+        200,
+        -32602,
+        "r-1",
+        "messageId",
+    ),
+    ("no parts", body(params={"message": message("", parts=[])}), JSON, 200, -32602, "r-1", "parts"),
+    (
+        "a part nobody can use",
+        body(params={"message": message("", parts=[{"kind": NEEDLE, "x": NEEDLE}])}),
+        JSON,
+        200,
+        -32602,
+        "r-1",
+        "message.parts[0]",
+    ),
+    (
+        "a URL",
+        body(
+            params={"message": message("", parts=[{"kind": "file", "file": {"uri": f"http://x/{NEEDLE}"}}])}
+        ),
+        JSON,
+        200,
+        -32602,
+        "r-1",
+        "never fetched",
+    ),
+    (
+        "a file elsewhere",
+        body(params={"message": message("", parts=[{"kind": "file", "file": {"uri": f"/etc/{NEEDLE}"}}])}),
+        JSON,
+        200,
+        -32602,
+        "r-1",
+        "does not exist",
+    ),
+    (
+        "no base64",
+        body(params={"message": message("", parts=[{"kind": "file", "file": {"bytes": f"!{NEEDLE}"}}])}),
+        JSON,
+        200,
+        -32602,
+        "r-1",
+        "base64",
+    ),
+    (
+        "odd configuration",
+        body(params={"message": message(NEEDLE), "configuration": {"blocking": {NEEDLE: 1}}}),
+        JSON,
+        200,
+        -32602,
+        "r-1",
+        "params do not fit",
+    ),
+    (
+        "odd configuration in 1.0",
+        body("SendMessage", params={"message": message10(NEEDLE), "configuration": NEEDLE}),
+        {**JSON, "A2A-Version": "1.0"},
+        200,
+        -32602,
+        "r-1",
+        "params.configuration",
+    ),
+    (
+        "odd task id",
+        body("tasks/get", params={"id": [NEEDLE]}),
+        JSON,
+        200,
+        -32602,
+        "r-1",
+        "params do not fit",
+    ),
+    ("no task id", body("tasks/cancel", params={NEEDLE: 1}), JSON, 200, -32602, "r-1", "params do not fit"),
+    ("unknown task", body("tasks/get", params={"id": NEEDLE}), JSON, 200, -32001, "r-1", "no such task"),
+    (
+        "task not there",
+        body(params={"message": message(NEEDLE, taskId="t")}),
+        JSON,
+        200,
+        -32001,
+        "r-1",
+        "no such task",
+    ),
+    ("1.0 without saying so", body("SendMessage"), JSON, 200, -32009, "r-1", "A2A-Version"),
+    ("0.3 under 1.0", body(), {**JSON, "A2A-Version": "1.0"}, 200, -32009, "r-1", "A2A-Version"),
+    (
+        "a version nobody knows",
+        body("SendMessage"),
+        {**JSON, "A2A-Version": "99.0"},
+        200,
+        -32009,
+        "r-1",
+        "A2A-Version",
+    ),
+    ("0.3 has no list", body("tasks/list", params={}), JSON, 200, -32601, "r-1", "no such method"),
+]
+
+
+@pytest.mark.parametrize(
+    ("sent", "headers", "status", "code", "request_id", "named"),
+    [pytest.param(*row[1:], id=row[0]) for row in BAD],
+)
+async def test_bad_input_gets_the_protocols_own_code_and_leaves_no_trace(
+    door: Stage,
+    logged: StringIO,
+    sent: bytes | dict[str, Any],
+    headers: dict[str, str],
+    status: int,
+    code: int,
+    request_id: str | None,
+    named: str,
+) -> None:
+    content = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
+    response = await door.http.post("/", content=content, headers=headers)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    answer = response.json()
+    assert (answer["jsonrpc"], answer["id"], answer["error"]["code"]) == ("2.0", request_id, code)
+    assert named in answer["error"]["message"]
+    assert NEEDLE not in response.text
+    assert door.journalled() == []
+    assert door.sessions.submitted == []
+    assert not (door.root / "state" / "uploads").exists()
+    assert "refused" in logged.getvalue()
+    assert NEEDLE not in logged.getvalue()
+
+
+async def test_a_streaming_call_is_refused_as_any_other(door: Stage) -> None:
+    for method, params in (("message/stream", {}), ("tasks/resubscribe", {"id": "t"})):
+        response = await door.rpc(method, params)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/json"
+        assert response.json()["error"]["code"] in (-32602, -32001)
+
+
+async def test_a_type_with_a_charset_is_json_too(door: Stage) -> None:
+    for content_type in ("application/json; charset=utf-8", "Application/JSON", "application/a2a+json"):
+        response = await door.http.post(
+            "/", json=body("tasks/get", params={"id": "t"}), headers={"Content-Type": content_type}
+        )
+        assert response.json()["error"]["code"] == -32001
+
+
+async def test_the_deepest_body_allowed_is_read(door: Stage) -> None:
+    sent = body("tasks/get", params={"id": "t", "metadata": nested(62)})
+    response = await door.http.post("/", json=sent)
+    assert response.json()["error"]["code"] in (-32001, -32602)
+    assert "levels" not in response.json()["error"]["message"]
+
+
+async def test_large_numbers_for_ids_come_back_as_they_were(door: Stage) -> None:
+    response = await door.http.post("/", json=body("tasks/get", params={"id": "t"}, id=2**60 + 1))
+    assert response.json()["id"] == 2**60 + 1
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "in chunks"])
+async def test_a_body_too_large_is_refused_over_a_real_connection(door: Stage, declared: bool) -> None:
+    large = b'"' + b"x" * 300_000 + b'"'
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(large), 1000):
+            yield large[start : start + 1000]
+
+    async with listening(door.app) as url, httpx.AsyncClient(timeout=DEADLINE) as client:
+        response = await client.post(url, content=large if declared else chunks(), headers=JSON)
+        assert response.status_code == 413
+        assert response.json()["error"]["code"] == -32600
+        following = await client.post(url, json=body("tasks/get", params={"id": "t"}))
+        assert following.json()["error"]["code"] == -32001
+    assert door.journalled() == []
+
+
+async def test_a_caller_that_leaves_before_its_body_is_whole_changes_nothing(door: Stage) -> None:
+    async with listening(door.app) as url:
+        host, port = httpx.URL(url).host, httpx.URL(url).port
+        stream = await anyio.connect_tcp(host, port or 0)
+        async with stream:
+            head = (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n"
+            )
+            await stream.send(head.encode() + b'{"jsonrpc"')
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{url}/healthz")).status_code == 200
+    assert door.journalled() == []
+
+
+async def test_what_is_not_there_is_a_plain_404(door: Stage) -> None:
+    for path in ("/nope", "/transcript", "/internal/daemons/reload"):
+        assert (await door.http.get(path)).status_code == 404
+        assert (await door.http.post(path, json={})).status_code == 404
+    assert (await door.http.get("/")).status_code == 405
+
+
+async def test_plain_http_is_refused_in_its_own_form(door: Stage) -> None:
+    v10 = {"A2A-Version": "1.0"}
+    for content, headers, status, reason in (
+        (b"{", {**JSON, **v10}, 400, "INVALID_REQUEST"),
+        (b"x" * 5000, {**JSON, **v10}, 413, "INVALID_REQUEST"),
+        (b"{}", {"Content-Type": "text/plain", **v10}, 415, "CONTENT_TYPE_NOT_SUPPORTED"),
+        (b"[]", {**JSON, **v10}, 400, "INVALID_REQUEST"),
+        (b"{}", {**JSON, **v10}, 400, "INVALID_PARAMS"),
+        (b"{}", JSON, 400, "VERSION_NOT_SUPPORTED"),
+        (b"", v10, 400, "INVALID_PARAMS"),
+        (b'{"message": {}, "configuration": "needle"}', {**JSON, **v10}, 400, "INVALID_PARAMS"),
+    ):
+        response = await door.http.post("/message:send", content=content, headers=headers)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (status, status), content
+        assert error["details"][0]["reason"] == reason
+        assert "needle" not in response.text
+    response = await door.http.get("/tasks?pageSize=many", headers=v10)
+    assert response.status_code == 400
+    assert response.json()["error"]["details"][0]["reason"] == "INVALID_PARAMS"
+
+
+# --- the bearer ---------------------------------------------------------------------------
+
+NONE: dict[str, str] = {}
+WRONG = {"Authorization": "Bearer wrong"}
+RIGHT = {"Authorization": f"Bearer {SECRET}"}
+
+
+@pytest.mark.parametrize(
+    ("known", "require", "headers", "heard"),
+    [
+        (True, False, NONE, True),
+        (True, False, WRONG, False),
+        (True, False, RIGHT, True),
+        (True, True, NONE, False),
+        (True, True, WRONG, False),
+        (True, True, RIGHT, True),
+        (False, False, NONE, True),
+        (False, False, WRONG, True),  # there is nothing to compare it with
+        (False, True, NONE, False),
+        (False, True, WRONG, False),
+        (True, False, {"Authorization": f"Basic {SECRET}"}, False),
+        (True, False, {"Authorization": SECRET}, False),
+        (True, False, {"Authorization": ""}, False),
+        (True, False, {"authorization": f"bearer  {SECRET} "}, True),
+    ],
+)
+async def test_who_is_heard(
+    tmp_path: Path, known: bool, require: bool, headers: dict[str, str], heard: bool
+) -> None:
+    if known:
+        know_secret(tmp_path)
+    async with stage(tmp_path, require_auth=require) as door:
+        calls = [
+            door.rpc("tasks/get", {"id": "t"}, headers=headers),
+            door.http.get("/tasks", headers={"A2A-Version": "1.0", **headers}),
+            door.http.post("/signals/restart_pending", json=SIGNAL, headers=headers),
+        ]
+        for call in calls:
+            response = await call
+            assert (response.status_code != 401) is heard
+            if not heard:
+                assert response.headers["www-authenticate"] == "Bearer"
+                assert isinstance(response.json()["error"], str)
+                assert SECRET not in response.text
+        assert bool(door.drainer.heard) is heard
+        for path in ("/healthz", "/readyz", "/.well-known/agent-card.json"):
+            assert (await door.http.get(path, headers=WRONG)).status_code == 200
+
+
+async def test_a_refused_caller_is_not_even_read(tmp_path: Path) -> None:
+    know_secret(tmp_path)
+    async with stage(tmp_path) as door:
+        response = await door.http.post("/", content=b"not json", headers=WRONG)
+        assert response.status_code == 401
+        assert door.journalled() == []
+
+
+async def test_a_secret_that_is_replaced_counts_at_once(tmp_path: Path) -> None:
+    know_secret(tmp_path)
+    file = tmp_path / "configs" / ".platform_inbound_secret"
+    secret = InboundSecret(tmp_path / "configs")
+    assert secret.judge(RIGHT["Authorization"]) is Bearer.RIGHT
+    replacement = file.with_name("new")
+    replacement.write_text("another")
+    replacement.replace(file)
+    assert secret.judge(RIGHT["Authorization"]) is Bearer.WRONG
+    assert secret.judge("Bearer another") is Bearer.RIGHT
+    file.unlink()
+    assert secret.judge("Bearer another") is Bearer.UNKNOWN
+    file.write_text("\n")
+    assert secret.judge("Bearer ") is Bearer.UNKNOWN
+
+
+async def test_a_caller_is_believed_only_with_the_bearer(tmp_path: Path) -> None:
+    bearer = know_secret(tmp_path)
+    claim = {"X-Workspace-ID": "ada"}
+    async with stage(tmp_path) as door, anyio.create_task_group() as tasks:
+
+        def send(message_id: str, headers: dict[str, str]) -> None:
+            sent = {"message": message("hi", messageId=message_id, contextId=message_id)}
+            tasks.start_soon(lambda: door.rpc("message/send", sent, headers=headers))
+
+        send("m-1", claim)
+        assert (await door.taken(1)).caller is None
+        send("m-2", {**claim, **bearer})
+        assert (await door.taken(2)).caller == "ada"
+        send("m-3", bearer)
+        assert (await door.taken(3)).caller is None
+        tasks.cancel_scope.cancel()
+
+
+# --- the restart signal -------------------------------------------------------------------
+
+SIGNAL = {
+    "jsonrpc": "2.0",
+    "method": "signals/restart_pending",
+    "params": {"drain_seconds": 20, "workspace_id": "ws-1"},
+    "id": None,
+}
+PLATFORM = {"X-Restart-Signal": "true"}
+
+
+async def test_the_platforms_signal_is_acknowledged(door: Stage) -> None:
+    response = await door.http.post("/signals/restart_pending", json=SIGNAL, headers=PLATFORM)
+    assert response.status_code == 200
+    assert response.json() == {
+        "jsonrpc": "2.0",
+        "id": None,
+        "result": {
+            "acknowledged": True,
+            "drained": False,
+            "finished": 1,
+            "parked": ["p"],
+            "held": [],
+            "running": ["r"],
+            "took_ms": 250,
+        },
+    }
+    ((signal, signed),) = door.drainer.heard
+    assert (signal.patience, signal.workspace_id, signed) == (9.0, "ws-1", False)
+
+
+async def test_a_signed_signal_is_known_as_such(tmp_path: Path) -> None:
+    bearer = know_secret(tmp_path)
+    async with stage(tmp_path) as door:
+        await door.http.post("/signals/restart_pending", json={**SIGNAL, "id": "s-1"}, headers=bearer)
+        assert [signed for _, signed in door.drainer.heard] == [True]
+
+
+@pytest.mark.parametrize(
+    ("sent", "headers", "status", "code"),
+    [
+        (b"", JSON, 400, -32700),
+        (b"{", JSON, 400, -32700),
+        (b"{}", {"Content-Type": "text/plain"}, 415, -32005),
+        (b"{}", JSON, 400, -32600),
+        (b"[]", JSON, 400, -32600),
+        (b"[" * 4000, JSON, 400, -32600),
+        (b"x" * 5000, JSON, 413, -32600),
+        (json.dumps({**SIGNAL, "method": "message/send"}).encode(), JSON, 400, -32600),
+        (json.dumps({**SIGNAL, "params": {"drain_seconds": "soon"}}).encode(), JSON, 400, -32600),
+        (json.dumps({**SIGNAL, "params": {"workspace_id": "ws-2"}}).encode(), JSON, 409, -32602),
+    ],
+)
+async def test_a_malformed_signal_drains_nothing(
+    door: Stage, sent: bytes, headers: dict[str, str], status: int, code: int
+) -> None:
+    response = await door.http.post("/signals/restart_pending", content=sent, headers=headers)
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == code
+    assert door.drainer.heard == []
+
+
+async def test_an_unsigned_signal_that_comes_too_soon_is_told_when_to_come(door: Stage) -> None:
+    door.drainer.too_soon = 11.2
+    response = await door.http.post("/signals/restart_pending", json=SIGNAL)
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "12"
+    assert response.json()["retry_after"] == 12
+
+
+# --- health, status, card -----------------------------------------------------------------
+
+
+async def test_health_is_always_there_and_readiness_says_why_not(door: Stage) -> None:
+    assert (await door.http.get("/healthz")).json() == {"status": "ok"}
+    assert (await door.http.get("/readyz")).status_code == 200
+    door.ready = (False, "the journal cannot be written")
+    response = await door.http.get("/readyz")
+    assert response.status_code == 503
+    assert response.json() == {"error": "the journal cannot be written"}
+    assert (await door.http.get("/healthz")).status_code == 200
+
+
+async def test_status_is_shown_to_who_has_the_bearer(tmp_path: Path) -> None:
+    async with stage(tmp_path) as door:
+        for headers in (NONE, RIGHT):
+            response = await door.http.get("/status", headers=headers)
+            assert response.status_code == 401
+        assert ".platform_inbound_secret" in response.json()["error"]
+        know_secret(tmp_path)
+        assert (await door.http.get("/status")).status_code == 401
+        assert (await door.http.get("/status", headers=RIGHT)).json() == {"state": "serving"}
+
+
+async def test_the_card_is_fetched_once_while_it_stays_the_same(door: Stage) -> None:
+    response = await door.http.get("/.well-known/agent-card.json")
+    assert response.json()["name"] == "ws-1"
+    assert response.headers["cache-control"] == "public, max-age=60"
+    again = await door.http.get(
+        "/.well-known/agent-card.json", headers={"If-None-Match": f'"x", {response.headers["etag"]}'}
+    )
+    assert again.status_code == 304
+    assert again.content == b""
