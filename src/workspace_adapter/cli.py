@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,14 +22,14 @@ EXIT_NOT_SETTLED = 3
 EXIT_NO_SIDECAR = 4
 
 
-def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """Run one command; return the process's exit code.
 
     0 done; 1 it could not be done; 2 the command line or a setting is wrong; and for
     ``drain`` 3 not everything settled, 4 no sidecar runs.
     """
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace, Mapping[str, str]], int] = options.command
+    command: Callable[[argparse.Namespace, MutableMapping[str, str]], int] = options.command
     try:
         return command(options, environ)
     except SettingsError as error:
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def _serve(options: argparse.Namespace, environ: MutableMapping[str, str]) -> int:
     from .sidecar.adapters import configure
     from .sidecar.logs import set_up
     from .sidecar.serve import serve

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -363,7 +362,7 @@ def announce(settings: Settings, adapter: RuntimeAdapter) -> None:
         )
 
 
-def serve(settings: Settings, adapter: RuntimeAdapter, environ: Mapping[str, str]) -> int:
+def serve(settings: Settings, adapter: RuntimeAdapter, environ: MutableMapping[str, str]) -> int:
     """Run the sidecar until it is told to stop; return the process's exit code.
 
     0 stopped as told; 1 the journal or the runtime cannot be used; 2 a setting cannot work.
@@ -378,9 +377,9 @@ def serve(settings: Settings, adapter: RuntimeAdapter, environ: Mapping[str, str
             error.strerror,
         )
         return 2
-    for name in os.environ.keys() - without_secrets(os.environ).keys():
-        # Vendor SDKs hand their children our own environment, not only what we give them.
-        del os.environ[name]
+    for name in environ.keys() - without_secrets(environ).keys():
+        # A library may hand its children the process's own environment, not what we give it.
+        del environ[name]
     announce(settings, adapter)
     code = 0
     try:
