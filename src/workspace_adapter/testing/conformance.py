@@ -21,7 +21,6 @@ from .clauses import CLAUSES
 from .contract import Clause, ClauseBroken, ClauseSkipped, Prompts
 from .stage import Stage, Subject, build
 
-
 _WAITS = 10
 """No clause waits more often; this ends one whose adapter hangs where nobody watches the clock."""
 
@@ -78,6 +77,9 @@ async def check_clause(
 def _in_words(error: Exception, stage: Stage) -> str:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error.__context__, ClauseBroken):
+        # An adapter that left a scope open has spoilt ours on the way out, too.
+        error = error.__context__
     match error:
         case ClauseBroken():
             return str(error)
