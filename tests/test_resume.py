@@ -94,6 +94,7 @@ def decide(
     *calls: Call,
     evidence: Evidence | None = None,
     asked_again: bool = False,
+    awaited: bool = False,
     limits: Limits = LIMITS,
 ) -> Verdict:
     return plan(
@@ -104,6 +105,7 @@ def decide(
         now=NOW,
         limits=limits,
         asked_again=asked_again,
+        awaited=awaited,
     )
 
 
@@ -254,6 +256,10 @@ def test_what_the_platform_made_up_itself_is_canceled() -> None:
     verdict = decide(turn(source="heartbeat"))
     assert verdict.action is Action.CANCEL
     assert "heartbeat" in verdict.because
+
+
+def test_unless_somebody_waits_for_it() -> None:
+    assert decide(turn(source="heartbeat"), awaited=True).action is Action.RESUME
 
 
 @pytest.mark.parametrize("state", [State.EXPIRED, State.FAILED, State.INTERRUPTED])

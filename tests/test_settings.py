@@ -118,9 +118,14 @@ def test_a_url_loses_its_last_slash() -> None:
 # --- values -----------------------------------------------------------------------------
 
 
+def test_a_size_of_nothing_is_refused() -> None:
+    (told,) = problems(WORKSPACE_ID="one", WORKSPACE_BODY_LIMIT_BYTES="0")
+    assert "WORKSPACE_BODY_LIMIT_BYTES" in told
+
+
 @pytest.mark.parametrize(
     ("given_text", "value"),
-    [("0", 0), ("1048576", 1 << 20), ("1MiB", 1 << 20), ("2 GiB", 2 << 30), ("3KiB", 3 << 10), ("5B", 5)],
+    [("1048576", 1 << 20), ("1MiB", 1 << 20), ("2 GiB", 2 << 30), ("3KiB", 3 << 10), ("5B", 5)],
 )
 def test_sizes_may_have_a_unit(given_text: str, value: int) -> None:
     assert size(given_text) == value
@@ -210,7 +215,7 @@ def test_every_pair_that_cannot_work_is_named(environ: dict[str, str], names: tu
 
 def test_all_pairs_are_told_in_one_message() -> None:
     told = problems(WORKSPACE_ID="one", WORKSPACE_STOP_GRACE="10", WORKSPACE_RESTART_WINDOW="1")
-    assert len(told) == 2
+    assert len(told) == 3
 
 
 def test_sigterm_leaves_time_for_the_grace_and_the_refusals() -> None:

@@ -60,7 +60,8 @@ class ToolGate(Protocol):
     async def ended(self, call_id: str, *, ok: bool = True) -> None:
         """Say that a permitted call ended; on disk before this returns.
 
-        Harmless to repeat, and for calls that never got a permit.
+        Harmless to repeat, and for calls that never got a permit. Neither this nor
+        :meth:`ask` raises anything an adapter could act on: let what comes pass.
         """
 
     def opened(self) -> bool:
@@ -92,7 +93,7 @@ class Capabilities:
     drain can only wait for turns to end, and an interruption leaves every call unknown."""
 
     covers: str = "every tool call"
-    """Which tool calls ask the gate, in words for operators."""
+    """Which tool calls ask the gate, in words for operators; of no meaning without one."""
 
     resumes: bool = False
     """``SessionContext.resume`` is honoured: a session can be reopened by its handle
@@ -191,7 +192,8 @@ class SessionContext:
     """Where the agent works."""
 
     state_dir: Path
-    """A directory of this adapter's own that outlives the container; it exists."""
+    """A directory of this adapter's own that outlives the container; it exists. All its
+    sessions share it."""
 
     gate: ToolGate
     children: Children
@@ -230,7 +232,8 @@ class RuntimeSession(ABC):
 
         Write this as an ``async def`` with ``yield``. The contract:
 
-        * Yield ``SessionBound`` as soon as the runtime's own session id is known.
+        * Yield ``SessionBound`` as soon as the runtime's own session id is known; it is on
+          disk before the next event is asked for.
         * Await ``context.gate.ask(call)`` before every tool call, and
           ``context.gate.ended(call.id)`` after it.
         * End with exactly one ``TurnFinished``. Yield nothing after it.
@@ -247,8 +250,8 @@ class RuntimeSession(ABC):
         """Ask the running turn to stop soon; return without waiting for it.
 
         Called from another task, only while :meth:`run_turn` is iterated, and it goes
-        on being iterated; the turn may then end in any way, also without
-        ``TurnFinished``. For ``CANCEL`` leave the session good when
+        on being iterated, possibly before the runtime has seen the prompt; the turn may
+        then end in any way, also without ``TurnFinished``. For ``CANCEL`` leave the session good when
         ``capabilities.cancels``. For ``RESTART`` end the runtime the way it resumes
         best; the default leaves that to the session's context, which is left next.
         """
@@ -301,8 +304,8 @@ class RuntimeAdapter(ABC):
     async def recover(self, turn: InterruptedTurn) -> Evidence:
         """Report what the runtime's own records say about an interrupted turn.
 
-        Called after everything of the runtime's earlier life was ended, and before the
-        turn is continued. Report evidence only; what becomes of the turn is not the
+        Called within :meth:`running`, after everything of the runtime's earlier life was
+        ended, and before the turn is continued. Report evidence only; what becomes of the turn is not the
         adapter's to decide. Late or raising counts as ``Evidence.seen()``.
         """
         return Evidence.seen()

@@ -104,6 +104,7 @@ def plan(
     now: float,
     limits: Limits,
     asked_again: bool = False,
+    awaited: bool = False,
 ) -> Verdict:
     """Decide what becomes of one turn that nobody runs.
 
@@ -115,6 +116,7 @@ def plan(
         now: UTC epoch seconds.
         asked_again: a person released the turn, or its asker sent it again after it
             expired or failed retryably: age and earlier attempts do not count.
+        awaited: somebody waits for it on an open request.
     """
     if turn.state in (State.ANSWERED, State.CANCELED):
         return Verdict(action=Action.LEAVE, because=f"{turn.state} turns are never resumed")
@@ -122,7 +124,7 @@ def plan(
         return Verdict(action=Action.LEAVE, because=f"{turn.state}, and nobody asks for it again")
     if evidence.found is Found.ANSWERED and State.ANSWERED in TRANSITIONS[turn.state]:
         return Verdict(action=Action.DELIVER, because="the runtime had answered", answer=evidence.answer)
-    if turn.source is not None and not asked_again:
+    if turn.source is not None and not asked_again and not awaited:
         return Verdict(
             action=Action.CANCEL,
             because=f"of the platform's own making ({turn.source}) and nobody is asking",

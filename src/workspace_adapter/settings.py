@@ -167,8 +167,8 @@ def integer(minimum: int = 0, maximum: int | None = None) -> Callable[[str], int
 
 
 def size(value: str) -> int:
-    """Take bytes, with an optional suffix ``KiB``, ``MiB`` or ``GiB``."""
-    match = re.fullmatch(r"(\d+)\s*(|B|KiB|MiB|GiB)", value)
+    """Take bytes, more than none, with an optional suffix ``KiB``, ``MiB`` or ``GiB``."""
+    match = re.fullmatch(r"0*([1-9]\d*)\s*(|B|KiB|MiB|GiB)", value)
     if match is None:
         raise ValueError("must be a number of bytes, such as 1048576 or 1MiB")
     factor = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[match[2]]
@@ -396,11 +396,15 @@ class Settings:
                 f"WORKSPACE_STOP_GRACE={self.stop_grace:g} must be at least {STOP_MARGIN:g} s shorter"
                 f" than WORKSPACE_STOP_TIMEOUT={self.stop_timeout:g}: the engine kills at the latter"
             )
-        if self.restart_window <= self.drain_cap:
-            problems.append(
-                f"WORKSPACE_RESTART_WINDOW={self.restart_window:g} must be longer than"
-                f" WORKSPACE_DRAIN_CAP={self.drain_cap:g}: it begins with the acknowledgement"
-            )
+        for name, value in (
+            ("WORKSPACE_DRAIN_CAP", self.drain_cap),
+            ("WORKSPACE_STOP_GRACE", self.stop_grace),
+        ):
+            if self.restart_window <= value:
+                problems.append(
+                    f"WORKSPACE_RESTART_WINDOW={self.restart_window:g} must be longer than"
+                    f" {name}={value:g}: a restart takes at least that long"
+                )
         if self.sessions_open < self.max_concurrent_turns:
             problems.append(
                 f"WORKSPACE_SESSIONS_OPEN={self.sessions_open} must be at least"

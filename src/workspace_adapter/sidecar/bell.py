@@ -18,6 +18,10 @@ class Bell:
         """Return an event that is set by the next ring for this turn."""
         return self._events.setdefault(turn_id, anyio.Event())
 
+    def heard(self, turn_id: str) -> bool:
+        """Whether anyone listens for this turn, as far as is known: who left is not missed."""
+        return turn_id in self._events
+
     def ring(self, turn_id: str) -> None:
         """Wake everyone who listens for this turn."""
         event = self._events.pop(turn_id, None)

@@ -35,8 +35,10 @@ class Recovery:
         look_limit: float,
         workdir: Path,
         adapter_dir: Path,
+        awaited: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
+        self._awaited = awaited
         self._adapter = adapter
         self._journal = journal
         self._limits = limits
@@ -90,6 +92,7 @@ class Recovery:
             now=self._clock(),
             limits=self._limits,
             asked_again=asked_again,
+            awaited=self._awaited(turn.id),
         )
         logger.info(
             "turn %s: %s%s, because %s (found %s, attempt %d so far)",

@@ -172,6 +172,7 @@ class Sidecar:
             look_limit=settings.recover_limit,
             workdir=workdir,
             adapter_dir=adapter_dir,
+            awaited=self._bell.heard,
             clock=time.time,
         )
         sessions = Sessions(
