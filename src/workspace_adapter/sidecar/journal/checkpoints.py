@@ -74,8 +74,10 @@ class Checkpoints:
         self._connection.close()
 
     def _work(self) -> None:
-        while self._working.wait() and not self._ended:
-            self._pass(self._connection)
+        while not self._ended:
+            self._working.wait()
+            if not self._ended:
+                self._pass(self._connection)
             self._working.clear()
 
     def _pass(self, connection: sqlite3.Connection) -> None:

@@ -11,7 +11,7 @@ from ...errors import BadMessage, ContentConflict, InboxFull, InvalidTransition
 from ...events import SessionHandle, ToolCall
 from ...turns import ENDED, Outcome, State, Turn, check
 from .blobs import Body, Staged
-from .queries import SELECT_TURN, outcome_json, turn_of, used_bytes
+from .queries import SELECT_TURN, outcome_json, turn_of
 from .records import Accepted, Child, NewTurn
 from .writer import Transaction
 
@@ -118,10 +118,10 @@ def _check_room(tx: Transaction, *, inbox_limit: int, limit_bytes: int) -> None:
         raise InboxFull(
             f"the inbox is full: {waiting} messages wait, WORKSPACE_INBOX_LIMIT allows {inbox_limit}"
         )
-    size = used_bytes(tx.connection) + tx.blobs.size
-    if size >= limit_bytes:
+    if tx.size >= limit_bytes:
         raise InboxFull(
-            f"the journal is full: it holds {size} bytes, WORKSPACE_JOURNAL_LIMIT_BYTES allows {limit_bytes}"
+            f"the journal is full: it holds {tx.size} bytes,"
+            f" WORKSPACE_JOURNAL_LIMIT_BYTES allows {limit_bytes}"
         )
 
 

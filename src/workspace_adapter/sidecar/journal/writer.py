@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ...errors import JournalError, JournalTaken, JournalUnavailable, WorkspaceAdapterError
 from .blobs import Blobs
 from .checkpoints import LOG_LIMIT, Checkpoints
+from .queries import used_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,14 @@ class Transaction:
     """Turns whose state or log changed."""
     loosened: set[str] = field(default_factory=set)
     """Digests of files that a row named, or was about to."""
+    _size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes the journal held when this transaction first asked."""
+        if self._size is None:
+            self._size = used_bytes(self.connection) + self.blobs.size
+        return self._size
 
     def execute(self, sql: str, values: Sequence[object] | dict[str, object] = ()) -> sqlite3.Cursor:
         """Run one statement."""
@@ -53,15 +62,13 @@ Request = Callable[[Transaction], T]
 """One change, made on the writer's thread: it reads, refuses by raising, or writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     request: Request[Any]
     urgent: bool
     future: asyncio.Future[Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     future: asyncio.Future[Any] | None
     result: Any = None
     error: Exception | None = None
