@@ -32,7 +32,9 @@ _SELECT_CALL = f"SELECT {', '.join(_CALL_FIELDS)} FROM calls"
 _SELECT_SESSION = f"SELECT {', '.join(_SESSION_FIELDS)} FROM sessions"
 _SELECT_CHILD = f"SELECT {', '.join(_CHILD_FIELDS)} FROM children"
 
-SELECT_UNFINISHED = f"{SELECT_TURN} WHERE ended_at IS NULL AND state != 'suspended' ORDER BY seq"
+SELECT_UNFINISHED = f"""{SELECT_TURN}
+WHERE ended_at IS NULL AND state IN ('accepted', 'running', 'parked', 'interrupted') ORDER BY seq
+"""
 SELECT_UNDELIVERED = f"{SELECT_TURN} WHERE ended_at IS NOT NULL AND delivered_at IS NULL"
 
 _COUNTS = """
