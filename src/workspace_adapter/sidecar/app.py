@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,7 +92,11 @@ Endpoint = Callable[[Request], Any]
 
 def _card_endpoint(settings: Settings, adapter_name: str) -> Endpoint:
     body = json.dumps(card(settings, adapter_name=adapter_name), ensure_ascii=False).encode()
-    headers = {"etag": etag(body), "cache-control": f"public, max-age={_CARD_MAX_AGE}"}
+    headers = {
+        "etag": etag(body),
+        "cache-control": f"public, max-age={_CARD_MAX_AGE}",
+        "last-modified": formatdate(usegmt=True),
+    }
 
     async def endpoint(request: Request) -> Response:
         if headers["etag"] in request.headers.get("if-none-match", ""):

@@ -79,6 +79,7 @@ class Door(RequestHandler):
         self._clock = clock
         self._tasks = Tasks(journal)
         self._room = WaitingRoom(hold_limit=settings.hold_limit)
+        self._forgets = settings.dedupe == "until-delivered"
 
     def open(self) -> None:
         """Let messages in: what earlier lives left is submitted."""
@@ -94,8 +95,7 @@ class Door(RequestHandler):
 
     def delivered(self, turn_id: str) -> None:
         """The end of this turn was written to a caller who was there."""
-        forget = self._settings.dedupe == "until-delivered"
-        self._journal.delivered(turn_id, now=self._clock(), forget=forget)
+        self._journal.delivered(turn_id, now=self._clock(), forget=self._forgets)
 
     # --- messages -------------------------------------------------------------------
 
@@ -143,9 +143,13 @@ class Door(RequestHandler):
         await self._room.enter(until)
         if params.configuration.HasField("task_push_notification_config"):
             raise PushNotificationNotSupportedError
-        sent = wire.parse_message(call.params)
+        sent = call.message
+        assert sent is not None
         turn_key = wire.turn_key(exchange.caller, sent.context_id, sent.message_id)
         known = self._journal.turn_by_key(turn_key)
+        if known is not None and known.state in ENDED and self._forgets:
+            await self._journal.probe()  # what was delivered a moment ago is forgotten behind this
+            known = self._journal.turn_by_key(turn_key)
         if known is not None:
             task_id, session_id = known.task_id, known.session_id
         else:
@@ -210,12 +214,16 @@ class Door(RequestHandler):
 
     async def _told(self, turn: Turn, seen: int, until: float) -> Turn:
         """Wait until the turn's asker can be told how it stands."""
+        rings: anyio.Event | None = None
         while True:
-            rings = self._bell.listen(turn.id)
             turn = self._journal.turn(turn.id) or turn
             if turn.state in TOLD and turn.attempt > seen:
                 return turn
-            await self._room.wait(rings, until)
+            if rings is None:
+                rings = self._bell.listen(turn.id)  # and look once more before waiting
+            else:
+                await self._room.wait(rings, until)
+                rings = None
 
     # --- streams --------------------------------------------------------------------
 
@@ -242,8 +250,8 @@ class Door(RequestHandler):
         self, exchange: Exchange, turn: Turn, cursor: Cursor, seen: int
     ) -> AsyncGenerator[Event]:
         """Yield what a turn's log says after the cursor, until the turn was told."""
+        rings: anyio.Event | None = None
         while True:
-            rings = self._bell.listen(turn.id)
             turn = self._journal.turn(turn.id) or turn
             logged = self._journal.events(turn.id, after=cursor.n)
             if logged and logged[0].n > cursor.n + 1:  # the cursor is older than what is kept
@@ -256,13 +264,17 @@ class Door(RequestHandler):
                     yield _next(exchange, cursor, rendering.event(turn, entry))
             elif turn.state in TOLD and turn.attempt > seen:
                 break
+            elif rings is None:
+                rings = self._bell.listen(turn.id)  # and look once more before waiting
             else:
                 try:
                     await self._room.wait(rings, self._room.deadline())
                 except Refusal as refusal:
-                    why = rendering.pause(turn, cursor, str(refusal), refusal.body)
-                    yield _next(exchange, cursor, why)
+                    restarting = refusal.status == 502
+                    pause = rendering.pause(turn, cursor, str(refusal), restarting=restarting)
+                    yield _next(exchange, cursor, pause)
                     return
+                rings = None
         if turn.state in ENDED:
             exchange.tells = turn.id
         for end, event in rendering.ends(turn, cursor.n, self._tasks.progress(turn).said):

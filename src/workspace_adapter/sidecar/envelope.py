@@ -18,7 +18,8 @@ from a2a.compat.v0_3.jsonrpc_adapter import JSONRPC03Adapter
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.utils.errors import MethodNotFoundError, VersionNotSupportedError
 
-from ..wire import MAX_DEPTH, depth
+from ..errors import BadMessage
+from ..wire import MAX_DEPTH, SentMessage, depth, parse_message
 from .refusal import Binding, Refusal, bad_params, invalid_request, not_json
 
 
@@ -62,6 +63,8 @@ class Call:
     """JSON-RPC's name of it, also where it came by REST; empty for what REST alone names."""
     request_id: str | int | None
     params: Mapping[str, Any]
+    message: SentMessage | None
+    """What it brings, where it is a method that brings one."""
 
     @property
     def may_be_held(self) -> bool:
@@ -70,7 +73,7 @@ class Call:
 
     def for_codec(self, body: bytes) -> bytes:
         """Return the body that the codec is given instead of ``body``."""
-        if self.method not in _BRING_MESSAGES:
+        if self.message is None:
             return body
         params: dict[str, Any] = {
             "message": {"messageId": "stub", **_STUBS[self.binding, self.dialect]},
@@ -101,6 +104,7 @@ def read_json(body: bytes) -> Any:
     return value
 
 
+_ODD_ID = "id must be a string or a whole number"
 _TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep"
 
 
@@ -122,15 +126,15 @@ def rpc_call(value: object, version: str | None) -> Call:
         version: the ``A2A-Version`` header; none means 0.3.
 
     Raises:
-        Refusal: saying what is wrong with the envelope.
+        Refusal: saying what is wrong with the envelope, or with the message in it.
     """
     if isinstance(value, list):
         raise invalid_request("batches are not supported: send one request at a time")
     if not isinstance(value, Mapping) or value.get("jsonrpc") != "2.0":
         raise invalid_request("the body must be a JSON-RPC 2.0 request object")
     request_id = request_id_of(value)
-    if request_id is None:
-        raise invalid_request("id must be a string or a whole number")
+    if request_id is None and value.get("id") is not None:
+        raise invalid_request(_ODD_ID)
     method = value.get("method")
     if not isinstance(method, str) or not method:
         raise invalid_request("method is required, as a string")
@@ -141,14 +145,24 @@ def rpc_call(value: object, version: str | None) -> Call:
     params = value.get("params", {})
     if not isinstance(params, Mapping):
         raise bad_params("params must be an object")
-    return Call(binding=Binding.RPC, dialect=dialect, method=method, request_id=request_id, params=params)
+    message = _message(method, params)
+    if request_id is None:
+        raise invalid_request(_ODD_ID)
+    return Call(
+        binding=Binding.RPC,
+        dialect=dialect,
+        method=method,
+        request_id=request_id,
+        params=params,
+        message=message,
+    )
 
 
 def rest_call(path: str, value: object, version: str | None) -> Call | None:
     """Read a call that came as plain HTTP; ``None`` where the path is none of A2A's.
 
     Raises:
-        Refusal: the body is no object, or the header names the other dialect.
+        Refusal: saying what is wrong with the body, or the header names the other dialect.
     """
     if not _REST_PATH.match(path):
         return None
@@ -157,7 +171,23 @@ def rest_call(path: str, value: object, version: str | None) -> Call | None:
     if not isinstance(value, Mapping):
         raise invalid_request("the body must be a JSON object")
     method = next((name for pattern, name in _REST_METHODS if pattern.fullmatch(path)), "")
-    return Call(binding=Binding.REST, dialect=dialect, method=method, request_id=None, params=value)
+    return Call(
+        binding=Binding.REST,
+        dialect=dialect,
+        method=method,
+        request_id=None,
+        params=value,
+        message=_message(method, value),
+    )
+
+
+def _message(method: str, params: Mapping[str, Any]) -> SentMessage | None:
+    if method not in _BRING_MESSAGES:
+        return None
+    try:
+        return parse_message(params)
+    except BadMessage as error:
+        raise bad_params(str(error)) from None
 
 
 def _check_version(dialect: Dialect, version: str | None) -> None:

@@ -110,7 +110,7 @@ def reason(turn: Turn) -> str:
     """Say why there is no answer, and what to do about it where something can be done."""
     why = (turn.outcome.reason if turn.outcome else "") or turn.cause or str(turn.state)
     if turn.state is State.SUSPENDED:
-        why += f"; it waits for a person: workspace-adapter turns release {turn.id}"
+        why = f"suspended: {why}; it waits for a person: workspace-adapter turns release {turn.id}"
     return why
 
 
@@ -215,11 +215,11 @@ def ends(turn: Turn, n: int, said: str) -> list[tuple[Cursor, Event]]:
     return ends
 
 
-def pause(turn: Turn, cursor: Cursor, why: str, details: Mapping[str, Any] | None) -> Event:
+def pause(turn: Turn, cursor: Cursor, why: str, *, restarting: bool) -> Event:
     """Render the event that ends a stream whose turn goes on."""
     said = _message(turn, f"{turn.id}-{cursor}-pause", why)
     status = _at(updated_at(turn), task_state(turn), said)
-    return _status_event(turn, status, {**(details or {}), "cursor": str(cursor)})
+    return _status_event(turn, status, {"cursor": str(cursor), "restarting": restarting})
 
 
 def _working(turn: Turn, logged: LoggedEvent, text: str, metadata: dict[str, Any]) -> Event:
@@ -317,7 +317,7 @@ def _failure(turn: Turn) -> dict[str, Any]:
 def _usage(turn: Turn) -> dict[str, Any]:
     if turn.outcome is None or not (turn.outcome.input_tokens or turn.outcome.output_tokens):
         return {}
-    tokens = {"input_tokens": turn.outcome.input_tokens, "output_tokens": turn.outcome.output_tokens}
+    tokens = {"inputTokens": turn.outcome.input_tokens, "outputTokens": turn.outcome.output_tokens}
     return {"usage": tokens}
 
 

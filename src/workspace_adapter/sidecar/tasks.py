@@ -57,7 +57,7 @@ class Tasks:
         """Render a task as its latest turn has it.
 
         Args:
-            history: how many of the messages that are still kept; ``None`` all of them.
+            history: how many of the latest messages; ``None`` all that are kept.
         """
         progress = self.progress(turns[-1]) if artifacts else None
         return rendering.task(turns[-1], progress=progress, history=self._messages(turns, history))
@@ -71,6 +71,11 @@ class Tasks:
         return cursor, rendering.task(turn, progress=progress, history=messages, cursor=cursor)
 
     def _messages(self, turns: list[Turn], limit: int | None) -> list[a2a.Message]:
-        kept = ((turn, self._journal.message(turn.id)) for turn in turns)
-        messages = [rendering.sent(turn, json.loads(raw)) for turn, raw in kept if raw]
-        return messages if limit is None else messages[max(0, len(messages) - limit) :]
+        """Return what was said: the messages that are still kept, and what they were told."""
+        said = []
+        for turn in turns:
+            if raw := self._journal.message(turn.id):
+                said.append(rendering.sent(turn, json.loads(raw)))
+            if turn.state in TOLD:
+                said.append(rendering.message(turn))
+        return said if limit is None else said[max(0, len(said) - limit) :]
