@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from io import StringIO
@@ -1000,6 +1001,28 @@ async def test_a_cursor_names_its_own_turn_of_a_task_of_several(door: Stage) -> 
             url, "tasks/resubscribe", {"id": first.task_id}, headers={"Last-Event-ID": cursor}
         ) as stream:
             assert (await stream.rest())[1:] == rest
+
+
+@pytest.mark.parametrize("kept_from", [6, 99])
+async def test_a_cursor_older_than_what_is_kept_gets_the_task_whole(door: Stage, kept_from: int) -> None:
+    async with listening(door.app) as url:
+        whole = await uncut(door, url)
+        turn = await door.taken()
+        with sqlite3.connect(door.root / "state" / "journal.db") as journal:
+            journal.execute("DELETE FROM events WHERE n < ?", (kept_from,))
+        journal.close()
+        headers = {"Last-Event-ID": f"{turn.seq}.2"}
+        async with streaming(url, "tasks/resubscribe", {"id": turn.task_id}, headers=headers) as stream:
+            await stream.next()
+            events = await stream.rest()
+    if kept_from == 6:
+        (only,) = events
+        assert only["kind"] == "task"
+        artifacts = {a["artifactId"]: a["parts"][0]["text"] for a in only["artifacts"]}
+        assert artifacts == {"log": "ok", "answer": "Something else."}
+    else:  # the whole log is gone, but not the answer
+        assert texts(events) == ["Something else."]
+    assert len(whole) == len(WORK) + 4
 
 
 async def test_a_new_attempt_opens_its_text_anew(door: Stage) -> None:

@@ -9,10 +9,23 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
+from workspace_adapter.sidecar import edge
 from workspace_adapter.sidecar.bearer import Bearer, InboundSecret
+from workspace_adapter.sidecar.refusal import restarting
 
-from .stage import DEADLINE, SECRET, Stage, know_secret, listening, message, message10, stage
+from .stage import (
+    DEADLINE,
+    SECRET,
+    Stage,
+    know_secret,
+    listening,
+    message,
+    message10,
+    settings_in,
+    stage,
+)
 
 JSON = {"Content-Type": "application/json"}
 NEEDLE = "needle-in-the-message"
@@ -497,3 +510,110 @@ async def test_the_card_is_fetched_once_while_it_stays_the_same(door: Stage) -> 
     )
     assert again.status_code == 304
     assert again.content == b""
+
+
+# --- what the routes say, and what leaves -------------------------------------------------
+
+
+class Routes:
+    """Stands where the routes stand: sends what a test says, and marks what it says."""
+
+    def __init__(self, *chunks: bytes, reached: bool = True, **marks: Any) -> None:
+        self.chunks = chunks
+        self.marks = {"reached": reached, **marks}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in self.marks.items():
+            setattr(scope[edge.KEY], name, value)
+        await anyio.wait_all_tasks_blocked()  # an answer takes its time
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number, chunk in enumerate(self.chunks, start=1):
+            more = number < len(self.chunks)
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+
+class Connection:
+    """One request to an edge, over no network."""
+
+    def __init__(self, routes: Routes) -> None:
+        self.told: list[str] = []
+        self.sent: list[Message] = []
+        self.leave_after: int | None = None
+        self._left = anyio.Event()
+        self._request = [{"type": "http.request", "body": json.dumps(body()).encode()}]
+        self._edge = edge.Edge(
+            routes,
+            settings=settings_in(Path("/nowhere")),
+            secret=InboundSecret(Path("/nowhere")),
+            delivered=self.told.append,
+        )
+
+    async def run(self) -> None:
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+        with anyio.fail_after(DEADLINE):
+            await self._edge(scope, self._receive, self._send)
+
+    async def _receive(self) -> Message:
+        if self._request:
+            return self._request.pop()
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+        if len(self.sent) == self.leave_after:
+            self._left.set()
+
+    @property
+    def status(self) -> int:
+        status: int = self.sent[0]["status"]
+        return status
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+async def test_what_nobody_marked_as_an_answer_never_leaves_with_200() -> None:
+    connection = Connection(Routes(b"a lie", tells="t"))
+    await connection.run()
+    assert connection.status == 500
+    assert b"a lie" not in connection.content
+    assert connection.told == []
+
+
+async def test_what_the_codec_refused_itself_are_bad_params() -> None:
+    connection = Connection(Routes(b"quotes your message", reached=False))
+    await connection.run()
+    assert connection.status == 200
+    assert json.loads(connection.content)["error"]["code"] == -32602
+    assert b"quotes" not in connection.content
+
+
+async def test_a_stream_may_still_be_refused_while_it_only_pinged() -> None:
+    connection = Connection(Routes(b": ping\r\n\r\n", b"data: {}", b"", refusal=restarting(7)))
+    await connection.run()
+    assert connection.status == 502
+    assert json.loads(connection.content)["restarting"] is True
+
+
+async def test_pings_between_events_get_through_and_no_number() -> None:
+    chunks = (b'data: {"b": 1, "a": 2}\r\n\r\n', b": ping\r\n\r\n", b"")
+    connection = Connection(Routes(*chunks, answered=True, cursor="1.2"))
+    await connection.run()
+    assert connection.content == b'id: 1.2\r\ndata: {"a": 2, "b": 1}\r\n\r\n: ping\r\n\r\n'
+
+
+async def test_an_answer_counts_as_delivered_after_its_last_byte() -> None:
+    connection = Connection(Routes(b"one", b"two", answered=True, tells="t"))
+    await connection.run()
+    assert connection.told == ["t"]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+async def test_an_answer_does_not_count_whose_caller_left_before_its_last_byte(after: int) -> None:
+    connection = Connection(Routes(b"one", b"two", b"three", answered=True, tells="t"))
+    connection.leave_after = after
+    await connection.run()
+    assert connection.told == []

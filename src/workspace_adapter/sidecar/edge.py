@@ -243,10 +243,9 @@ class _Outbound:
         if self._refused:
             return
         if not more:
-            await anyio.lowlevel.checkpoint()  # lets the watcher see a caller that has left
-        here = not self._exchange.gone.is_set()
+            await anyio.lowlevel.checkpoint()  # goes no further when the caller has left
         await self._send(_numbered(message, self._exchange))
-        if not more and here and self._exchange.tells is not None:
+        if not more and self._exchange.tells is not None:
             self._delivered(self._exchange.tells)
 
     async def _begin(self, head: Message) -> None:

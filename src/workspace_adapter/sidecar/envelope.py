@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from a2a.compat.v0_3.jsonrpc_adapter import JSONRPC03Adapter
-from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 from a2a.utils.errors import MethodNotFoundError, VersionNotSupportedError
 
 from ..errors import BadMessage
@@ -30,9 +28,34 @@ class Dialect(StrEnum):
     V10 = "1.0"
 
 
-_DIALECTS = dict.fromkeys(JSONRPC03Adapter.METHOD_TO_MODEL, Dialect.V03) | dict.fromkeys(
-    JsonRpcDispatcher.METHOD_TO_MODEL, Dialect.V10
-)
+_METHODS = {
+    Dialect.V03: (
+        "message/send",
+        "message/stream",
+        "tasks/get",
+        "tasks/cancel",
+        "tasks/resubscribe",
+        "tasks/pushNotificationConfig/set",
+        "tasks/pushNotificationConfig/get",
+        "tasks/pushNotificationConfig/list",
+        "tasks/pushNotificationConfig/delete",
+        "agent/getAuthenticatedExtendedCard",
+    ),
+    Dialect.V10: (
+        "SendMessage",
+        "SendStreamingMessage",
+        "GetTask",
+        "ListTasks",
+        "CancelTask",
+        "SubscribeToTask",
+        "CreateTaskPushNotificationConfig",
+        "GetTaskPushNotificationConfig",
+        "ListTaskPushNotificationConfigs",
+        "DeleteTaskPushNotificationConfig",
+        "GetExtendedAgentCard",
+    ),
+}
+_DIALECTS = {method: dialect for dialect, methods in _METHODS.items() for method in methods}
 _BRING_MESSAGES = frozenset({"message/send", "message/stream", "SendMessage", "SendStreamingMessage"})
 _MAY_BE_HELD = _BRING_MESSAGES | {"tasks/resubscribe", "SubscribeToTask"}
 

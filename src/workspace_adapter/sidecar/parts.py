@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -42,7 +42,9 @@ class Uploads:
         Raises:
             BadMessage: naming the part that nobody could use, and why.
         """
-        await anyio.to_thread.run_sync(self._check, message)
+        parts = parse_parts(message)
+        if _touch_disk(parts):
+            await anyio.to_thread.run_sync(self._check, parts)
 
     async def materialise(self, message: Mapping[str, Any]) -> tuple[Part, ...]:
         """Return the parts as a runtime is given them, files on disk.
@@ -52,22 +54,25 @@ class Uploads:
         Raises:
             BadMessage: a file that was there when the message was accepted is gone.
         """
-        return await anyio.to_thread.run_sync(self._materialise, message)
+        parts = parse_parts(message)
+        if _touch_disk(parts):
+            return await anyio.to_thread.run_sync(self._materialise, parts)
+        return self._materialise(parts)
 
     async def prune(self, *, before: float) -> None:
         """Delete what was brought and last used earlier than ``before``, in UTC epoch seconds."""
         await anyio.to_thread.run_sync(self._prune, before)
 
-    def _check(self, message: Mapping[str, Any]) -> None:
-        for part in parse_parts(message):
+    def _check(self, parts: Sequence[SentPart]) -> None:
+        for part in parts:
             match part:
                 case SentBytes():
                     part.decode()
                 case SentFile():
                     self._find(part)
 
-    def _materialise(self, message: Mapping[str, Any]) -> tuple[Part, ...]:
-        return tuple(self._part(part) for part in parse_parts(message))
+    def _materialise(self, parts: Sequence[SentPart]) -> tuple[Part, ...]:
+        return tuple(self._part(part) for part in parts)
 
     def _part(self, part: SentPart) -> Part:
         match part:
@@ -138,6 +143,10 @@ class Uploads:
                 for path in directory.iterdir():
                     path.unlink(missing_ok=True)
                 directory.rmdir()
+
+
+def _touch_disk(parts: Sequence[SentPart]) -> bool:
+    return any(isinstance(part, SentFile | SentBytes) for part in parts)
 
 
 def safe_name(name: str) -> str:
