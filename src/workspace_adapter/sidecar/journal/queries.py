@@ -53,7 +53,7 @@ def turn_of(row: Row, blobs: Blobs) -> Turn:
     values = dict(zip(_TURN_FIELDS, row, strict=False))
     values["state"] = State(values["state"])
     values["settled"] = bool(values["settled"])
-    values["outcome"] = _outcome_of(values["outcome"])
+    values["outcome"] = outcome_of(values["outcome"])
     answer_file = row[-1]
     if answer_file is not None:
         data = blobs.read(answer_file)
@@ -70,11 +70,19 @@ def outcome_json(outcome: Outcome | None) -> str | None:
     return None if outcome is None else json.dumps(asdict(outcome))
 
 
-def _outcome_of(text: str | None) -> Outcome | None:
+def outcome_of(text: str | None) -> Outcome | None:
+    """Read an outcome's column.
+
+    Raises:
+        ValueError: it holds what we never wrote.
+    """
     if text is None:
         return None
-    values = json.loads(text)
-    return Outcome(**{**values, "kind": OutcomeKind(values["kind"])})
+    try:
+        values = json.loads(text)
+        return Outcome(**{**values, "kind": OutcomeKind(values["kind"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no outcome: {error}") from error
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 from . import schema
 from .blobs import Blobs
-from .queries import SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, turn_of
+from .queries import SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, outcome_of, turn_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ _PARTS = ("", "-wal", "-shm")
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PAGE = 4096
 """Bytes; SQLite's default, and ours."""
+
+_POINTERS = 2
+"""The page that says which page belongs to which, as incremental vacuum needs it."""
 
 _ONE_PAGE = frozenset({"meta", "children"})
 """Tables so small that there is no way round a damaged page of theirs."""
@@ -78,7 +81,7 @@ def noticing_damage() -> Iterator[None]:
         if code is not None and code & 0xFF not in _CORRUPT:
             raise
         raise Damaged(str(error)) from error
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise Damaged(f"a row holds what was never written: {error}") from error
 
 
@@ -86,7 +89,7 @@ def salvage(path: Path, *, why: str, now: float) -> dict[str, Any]:
     """Copy every readable row into a new file that takes the damaged one's place.
 
     Returns ``why``, ``moved_to`` (the damaged file's new name), and per table the rows
-    ``copied`` and ``lost``; a table that cannot be read at all counts as one lost row.
+    ``copied`` and ``lost``: at least that many, where even their number cannot be read.
 
     Raises:
         sqlite3.Error, OSError: the copy could not be written; nothing has changed.
@@ -96,16 +99,9 @@ def salvage(path: Path, *, why: str, now: float) -> dict[str, Any]:
     lost = dict.fromkeys(schema.TABLES, 0)
     with closing(schema.build(copy, journal_id=secrets.token_hex(8))) as target, _source(path) as source:
         target.execute("BEGIN")
-        for table in schema.TABLES:
-            for row in _rows(source, table, target, lost) if source else ():
-                counts = copied if _insert(target, table, row) else lost
-                counts[table] += 1
-        for table, key, of in (("messages", "seq", "seq"), ("calls", "turn_id", "id")):
-            orphans = target.execute(
-                f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {of} FROM turns)"
-            ).rowcount
-            copied[table] -= orphans
-            lost[table] += orphans
+        if source is not None:
+            _copy(source, target, copied, lost)
+        _make_whole(target, copied, lost)
         target.execute("COMMIT")
     moved_to = _move_aside(path, now)
     schema.install(copy, path)
@@ -146,7 +142,7 @@ def _source(path: Path) -> Iterator[sqlite3.Connection | None]:
     with ExitStack() as opened:
         source = _open(path, opened)
         if source is None:
-            source = _open(_with_first_page(path, opened), opened)
+            source = _open(_with_own_schema(path, opened), opened)
         yield source
 
 
@@ -160,26 +156,39 @@ def _open(path: Path, opened: ExitStack) -> sqlite3.Connection | None:
         return None
 
 
-def _with_first_page(path: Path, opened: ExitStack) -> Path:
-    """Copy a journal whose first page is damaged, and give the copy a new one.
+def _with_own_schema(path: Path, opened: ExitStack) -> Path:
+    """Copy a journal whose schema cannot be read, and give the copy that of a new journal.
 
-    The first page says where the tables begin, which is the same in every journal. It is
-    also the page written most often, so the likeliest to be torn.
+    It stands on the same pages in every journal and says where the tables begin. The
+    first page, one of them, is written more often than any other, so the likeliest torn.
     """
     repaired = _beside(path, "repaired")
     for part in _PARTS:
         opened.callback(repaired.with_name(repaired.name + part).unlink, missing_ok=True)
-    schema.build(repaired, journal_id="").close()
-    first = bytearray(repaired.read_bytes()[:_PAGE])
-    first[18:20] = b"\2\2"  # it has a write-ahead log
-    first[28:32] = (path.stat().st_size // _PAGE).to_bytes(4, "big")
+    with closing(schema.build(repaired, journal_id="")) as fresh:
+        roots = {root for (root,) in fresh.execute("SELECT rootpage FROM sqlite_master")}
+    content = bytearray(repaired.read_bytes())
+    content[18:20] = b"\2\2"  # it has a write-ahead log
+    content[28:32] = (path.stat().st_size // _PAGE).to_bytes(4, "big")
     log = path.with_name(path.name + "-wal")
     if log.exists():
         shutil.copyfile(log, repaired.with_name(repaired.name + "-wal"))
     shutil.copyfile(path, repaired)
     with repaired.open("r+b") as file:
-        file.write(first)
+        for number in set(range(1, len(content) // _PAGE + 1)) - roots - {_POINTERS}:
+            file.seek((number - 1) * _PAGE)
+            file.write(content[(number - 1) * _PAGE : number * _PAGE])
     return repaired
+
+
+def _copy(
+    source: sqlite3.Connection, target: sqlite3.Connection, copied: dict[str, int], lost: dict[str, int]
+) -> None:
+    for table in schema.TABLES:
+        for row in _rows(source, table, target, lost):
+            counts = copied if _insert(target, table, row) else lost
+            counts[table] += 1
+        lost[table] = max(lost[table], _known(source, table) - copied[table])
 
 
 def _rows(
@@ -192,6 +201,14 @@ def _rows(
     else:
         key = None if table in _ONE_PAGE else "rowid"
         yield from _walk(source, table, lost, key)
+
+
+def _known(source: sqlite3.Connection, table: str) -> int:
+    """Count a table's rows by its smallest index, where that can still be read."""
+    try:
+        return int(source.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return 0
 
 
 def _walk(
@@ -251,6 +268,23 @@ def _insert(target: sqlite3.Connection, table: str, row: Row) -> bool:
     except sqlite3.IntegrityError:
         return False
     return cursor.rowcount == 1
+
+
+def _make_whole(target: sqlite3.Connection, copied: dict[str, int], lost: dict[str, int]) -> None:
+    """Drop what lost its turn, and outcomes that cannot be read."""
+    for table, key, of in (("messages", "seq", "seq"), ("calls", "turn_id", "id")):
+        orphans = target.execute(f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {of} FROM turns)").rowcount
+        copied[table] -= orphans
+        lost[table] += orphans
+    (without,) = target.execute(
+        "SELECT count(*) FROM turns WHERE ended_at IS NULL AND seq NOT IN (SELECT seq FROM messages)"
+    ).fetchone()
+    lost["messages"] = max(lost["messages"], without)
+    for seq, outcome in target.execute("SELECT seq, outcome FROM turns").fetchall():
+        try:
+            outcome_of(outcome)
+        except ValueError:
+            target.execute("UPDATE turns SET outcome = NULL WHERE seq = ?", (seq,))
 
 
 def _beside(path: Path, word: str) -> Path:
