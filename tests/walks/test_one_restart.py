@@ -69,7 +69,13 @@ async def test_a_call_is_parked_the_other_finishes_and_both_happen_once(
 
 @pytest.mark.parametrize("adapter", [ENDS, HOLDS])
 async def test_when_no_restart_comes_the_work_goes_on_in_place(tmp_path: Path, adapter: str) -> None:
-    async with workspace(tmp_path, adapter, WORKSPACE_RESTART_WINDOW="0.5", WORKSPACE_DRAIN_CAP="0.4") as ws:
+    async with workspace(
+        tmp_path,
+        adapter,
+        WORKSPACE_RESTART_WINDOW="0.5",
+        WORKSPACE_DRAIN_CAP="0.4",
+        WORKSPACE_STOP_GRACE="0.4",
+    ) as ws:
         caller = Caller(ws, TWO_AT_ONCE)
         async with anyio.create_task_group() as callers:
             callers.start_soon(caller.call)

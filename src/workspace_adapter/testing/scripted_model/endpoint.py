@@ -86,7 +86,7 @@ class ScriptedModel:
                 Route("/_reset", self._reset, methods=["POST"]),
             ]
         )
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=2)
         server = _Server(config)
 
         async def serve() -> None:
