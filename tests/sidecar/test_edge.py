@@ -516,18 +516,23 @@ async def test_the_card_is_fetched_once_while_it_stays_the_same(door: Stage) -> 
 
 
 class Routes:
-    """Stands where the routes stand: sends what a test says, and marks what it says."""
+    """Stands where the routes stand: sends what a test says, and marks what it says.
 
-    def __init__(self, *chunks: bytes, reached: bool = True, **marks: Any) -> None:
+    Marks are made when the chunk of that number is due.
+    """
+
+    def __init__(self, *chunks: bytes, due: int = 1, reached: bool = True, **marks: Any) -> None:
         self.chunks = chunks
+        self.due = due
         self.marks = {"reached": reached, **marks}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for name, value in self.marks.items():
-            setattr(scope[edge.KEY], name, value)
         await anyio.wait_all_tasks_blocked()  # an answer takes its time
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for number, chunk in enumerate(self.chunks, start=1):
+            if number == self.due:
+                for name, value in self.marks.items():
+                    setattr(scope[edge.KEY], name, value)
             more = number < len(self.chunks)
             await send({"type": "http.response.body", "body": chunk, "more_body": more})
 
@@ -592,7 +597,8 @@ async def test_what_the_codec_refused_itself_are_bad_params() -> None:
 
 
 async def test_a_stream_may_still_be_refused_while_it_only_pinged() -> None:
-    connection = Connection(Routes(b": ping\r\n\r\n", b"data: {}", b"", refusal=restarting(7)))
+    chunks = (b": ping\r\n\r\n", b"data: {}", b"")
+    connection = Connection(Routes(*chunks, due=2, refusal=restarting(7)))
     await connection.run()
     assert connection.status == 502
     assert json.loads(connection.content)["restarting"] is True

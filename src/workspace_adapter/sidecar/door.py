@@ -183,7 +183,7 @@ class Door(RequestHandler):
         """Put the turn in line where it is not; see :meth:`_take` for what is returned."""
         turn, seen = accepted.turn, -1
         if accepted.joined:
-            turn = self._journal.turn(turn.id) or turn
+            turn = self._journal.turn(turn.id) or turn  # it may have gone on since it was joined
             if _may_be_asked_again(turn):
                 seen = turn.attempt
                 self._sessions.submit(turn, asked_again=True)
