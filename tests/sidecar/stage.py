@@ -283,6 +283,7 @@ class _Server(uvicorn.Server):
 async def listening(app: ASGIApp) -> AsyncIterator[str]:
     """Serve an app on a real socket; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
         )
