@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from functools import cache
+from typing import Any, NewType, get_type_hints
 
 SessionHandle = NewType("SessionHandle", str)
 """The runtime's own name for a session; opaque to us."""
 
 
+class _Checked:
+    """Refuses a field of the wrong type on the line that made it, not where it is journalled."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        event: type = type(self)
+        for name, kind in _kinds(event).items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                wrong = type(value).__name__
+                raise TypeError(f"{event.__name__}.{name} must be {_named(kind)}, not {wrong}")
+
+
+@cache
+def _kinds(event: type) -> dict[str, Any]:
+    return {name: getattr(kind, "__supertype__", kind) for name, kind in get_type_hints(event).items()}
+
+
+def _named(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
+class ToolCall(_Checked):
     """One use of one tool, as the gate is asked about it."""
 
     id: str
@@ -26,21 +50,21 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(_Checked):
     """A piece of text the agent wrote, to be appended to what it wrote before."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(_Checked):
     """What the agent does now, in one line for people."""
 
     line: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Artifact:
+class Artifact(_Checked):
     """Something the turn produced beside its answer."""
 
     id: str
@@ -52,7 +76,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(_Checked):
     """Tokens used, summed over the turn so far."""
 
     input_tokens: int
@@ -60,7 +84,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionBound:
+class SessionBound(_Checked):
     """The runtime's own id for this session; what was bound is what can be resumed.
 
     Yield it as soon as the id is known, and again if it changes.
@@ -79,7 +103,7 @@ class Finish(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnFinished:
+class TurnFinished(_Checked):
     """The turn ended. Exactly one, and nothing after it."""
 
     finish: Finish = Finish.ANSWERED

@@ -125,7 +125,10 @@ class Recovery:
         )
         try:
             with anyio.fail_after(self._look_limit), fence("recover"):
-                return await self._adapter.recover(asked)
+                evidence = await self._adapter.recover(asked)
+                if not (isinstance(evidence, Evidence) and isinstance(evidence.answer, str | None)):
+                    raise TypeError("it must return an Evidence, with an answer of text")
+                return evidence
         except (AdapterError, TimeoutError) as error:
             logger.warning("turn %s: no evidence (%s); taken as seen", turn.id, type(error).__name__)
             return Evidence.seen()

@@ -51,6 +51,12 @@ class LifeChildren:
         return await _end(lambda mark: mark == self.mark, ())
 
 
+def end_this_boot(journal: Journal) -> None:
+    """End everything this process's lives left running, from any thread."""
+    this_boot = f"{journal.id}.{journal.boot_id}."
+    _end_now(lambda mark: mark.startswith(this_boot), set())
+
+
 async def reap_other_lives(journal: Journal) -> int:
     """End whatever an earlier process of this workspace left running; return how many."""
     ours, this_boot = f"{journal.id}.", f"{journal.id}.{journal.boot_id}."
@@ -68,8 +74,9 @@ async def _end(is_ours: Callable[[str], bool], recorded: Iterable[Child]) -> int
 
 def _end_now(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> int:
     killed: set[int] = set()
+    spared: set[int] = set()
     deadline = time.monotonic() + _PATIENCE
-    while targets := _targets(is_ours, records):
+    while targets := _found(is_ours, records, spared):
         for process in targets:
             if process.pid not in killed:
                 logger.info("ending process %d of an earlier life: %s", process.pid, process.name)
@@ -80,12 +87,20 @@ def _end_now(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> i
                 continue
             except PermissionError:
                 logger.error("process %d (%s) of an earlier life cannot be ended", process.pid, process.name)
-                return len(killed)
+                spared.add(process.pid)
         if time.monotonic() > deadline:
             logger.error("processes of an earlier life do not end: %s", [p.pid for p in targets])
             break
         time.sleep(0.005)
     return len(killed)
+
+
+def _found(is_ours: Callable[[str], bool], records: set[tuple[int, int]], spared: set[int]) -> list[_Process]:
+    try:
+        return [process for process in _targets(is_ours, records) if process.pid not in spared]
+    except OSError as error:
+        logger.error("the processes of an earlier life cannot be looked for: %s", error.strerror)
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +113,15 @@ class _Process:
 
 
 def _targets(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> list[_Process]:
-    """Find what must end: the marked, the recorded, their descendants and the groups they lead."""
+    """Find what must end: the marked, the recorded, their descendants and the groups they lead.
+
+    Never this process and those it descends from: a tool of an earlier life may have started it.
+    """
     processes = {process.pid: process for process in _processes()}
+    above: int | None = os.getpid()
+    while above is not None:
+        process = processes.pop(above, None)
+        above = process.parent if process is not None else None
     roots = {
         pid
         for pid, process in processes.items()
@@ -113,7 +135,6 @@ def _targets(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> l
             if pid not in found and (process.parent in found or process.group in found):
                 found.add(pid)
                 grew = True
-    found -= {os.getpid()}
     return [processes[pid] for pid in found]
 
 

@@ -41,7 +41,11 @@ class EventLog:
         return "".join(self._answer)
 
     async def say(self, event: Text | Activity | Artifact) -> None:
-        """Take one event of the runtime."""
+        """Take one event of the runtime.
+
+        Raises:
+            TypeError: it is none.
+        """
         match event:
             case Text(text=text):
                 if not text:
@@ -60,6 +64,8 @@ class EventLog:
                     },
                 )
                 self._buffered += len(event.text)
+            case _:
+                raise TypeError(f"run_turn yielded {type(event).__name__}, which is no event")
         if self._buffered > _LIMIT:
             await self.flush()
 

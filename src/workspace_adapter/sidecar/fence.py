@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import anyio
 
 from ..errors import AdapterError, ContractBroken, JournalError
 
@@ -21,8 +24,16 @@ def fence(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AdapterError, JournalError):
+    except (AdapterError, JournalError, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:
+        # Not only an Exception: libraries call sys.exit, and await what they cancelled themselves.
+        if isinstance(error, anyio.get_cancelled_exc_class()) and cancelled_by_us():
+            raise
         logger.exception("the adapter broke its contract in %s", what)
         raise ContractBroken(f"the adapter failed in {what}: {type(error).__name__}") from error
+
+
+def cancelled_by_us() -> bool:
+    """Whether a scope that encloses this task's present place was cancelled."""
+    return anyio.current_effective_deadline() == -math.inf

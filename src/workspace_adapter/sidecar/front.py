@@ -12,7 +12,8 @@ _PATIENCE = 60.0
 class Front:
     """Says that the process is up, and holds everything else until the app is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, held_limit: int) -> None:
+        self._room = held_limit
         self._app: ASGIApp | None = None
         self._there = anyio.Event()
 
@@ -21,10 +22,18 @@ class Front:
         self._app = app
         self._there.set()
 
+    def shut(self) -> None:
+        """Send away whoever waits for the app: the stop has come before it."""
+        self._there.set()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._app is None and scope["path"] not in ("/healthz", "/readyz"):
-            with anyio.move_on_after(_PATIENCE):
-                await self._there.wait()
+        if self._app is None and scope["path"] not in ("/healthz", "/readyz") and self._room:
+            self._room -= 1
+            try:
+                with anyio.move_on_after(_PATIENCE):
+                    await self._there.wait()
+            finally:
+                self._room += 1
         if self._app is not None:
             await self._app(scope, receive, send)
             return

@@ -95,7 +95,9 @@ class SessionGate:
         self._refused.set()
 
     def end(self) -> None:
-        """The turn's attempt is over; a late call of it gets no permit."""
+        """The turn's attempt is over, its calls with it; a late call of it gets no permit."""
+        if self._running is not None:
+            self._running.open.clear()
         self._running = None
         self.refuse()
 
@@ -105,6 +107,8 @@ class SessionGate:
 
     async def ask(self, call: ToolCall) -> Permit:
         """Say whether ``call`` may start; the permit is on disk before this returns."""
+        if not isinstance(call, ToolCall):
+            raise TypeError(f"the gate is asked about a ToolCall, not {type(call).__name__}")
         running = self._running
         while running is not None and not self._refused.is_set():
             if not self._switch.opened:
@@ -119,7 +123,7 @@ class SessionGate:
 
     async def ended(self, call_id: str, *, ok: bool = True) -> None:
         """Record that a permitted call ended; on disk before this returns."""
-        running = self._running
+        running, ok = self._running, bool(ok)
         if running is None or call_id not in running.open:
             return
         await insist(

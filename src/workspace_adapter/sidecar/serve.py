@@ -24,15 +24,15 @@ import uvicorn
 from .. import __version__
 from ..adapter import RuntimeAdapter
 from ..drain import Drain, DrainState
-from ..errors import AdapterError, JournalError, JournalUnavailable, StateDirError
+from ..errors import AdapterError, JournalError, JournalUnavailable, SettingsError, StateDirError
 from ..ledger import Ledger
 from ..resume import Limits
-from ..settings import Settings, effective, without_secrets
+from ..settings import STOP_MARGIN, Settings, effective, without_secrets
 from ..turns import State
 from .app import create_app
 from .bell import Bell
 from .boot import Recovery
-from .children import LifeChildren
+from .children import LifeChildren, end_this_boot
 from .control import Control
 from .control_socket import listening
 from .door import Door
@@ -41,16 +41,21 @@ from .fence import fence
 from .front import Front
 from .gate import Switch
 from .journal import Journal
+from .lane import Bounds, Ground
+from .last_resort import LastResort
 from .parts import Uploads
-from .sessions import Bounds, Sessions
+from .sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 60.0
 _PROBE_EVERY = 0.5
 _REOPEN_EVERY = 1.0
-_SERVER_GRACE = 1
+_SERVER_GRACE = 0.3
 """Seconds uvicorn gets to write out what was answered."""
+
+_LAST_MOMENT = STOP_MARGIN / 2
+"""Seconds before the engine's SIGKILL at which we end by ourselves what does not stop."""
 
 
 class _Server(uvicorn.Server):
@@ -94,13 +99,16 @@ class Sidecar:
         self._state_dir = Path(settings.state_dir)
         self._switch = Switch()
         self._ledger = Ledger(settings.max_concurrent_turns)
-        self._front = Front()
+        self._front = Front(held_limit=settings.held_limit)
         self._healthy = True
         self._open = False
         self._stop_asked = 0
+        self._journal: Journal | None = None
+        self._door: Door | None = None
         self._drainer: Drainer | None = None
         self._abandon = anyio.CancelScope()
         self._served = anyio.Event()
+        self._last_resort = LastResort(self._clean_up)
 
     async def run(self) -> None:
         """Serve until the stop has come.
@@ -116,19 +124,20 @@ class Sidecar:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=_SERVER_GRACE,
+                ws="none",
             )
         )
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._hear_signals)
             tasks.start_soon(self._serve_http, server)
             with self._abandon:
-                journal = await self._open_journal()
+                journal = self._journal = await self._open_journal()
                 try:
                     await self._live(journal, server)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await journal.close()
+            await self._stop_serving(server)
             tasks.cancel_scope.cancel()
         logger.info("stopped")
 
@@ -138,10 +147,16 @@ class Sidecar:
         finally:
             self._served.set()
 
+    async def _stop_serving(self, server: uvicorn.Server) -> None:
+        server.should_exit = True
+        with anyio.move_on_after(_SERVER_GRACE):
+            await self._served.wait()
+
     # --- boot -----------------------------------------------------------------------
 
     async def _open_journal(self) -> Journal:
         bell = self._bell = Bell()
+        said = ""
         while True:
             try:
                 return await Journal.open(
@@ -152,13 +167,18 @@ class Sidecar:
                     on_health=self._on_health,
                 )
             except JournalUnavailable as error:
-                logger.error("waiting for the journal: %s", error)
+                if said != str(error):
+                    said = str(error)
+                    logger.error("waiting for the journal: %s", said)
                 await anyio.sleep(_REOPEN_EVERY)
 
     async def _live(self, journal: Journal, server: uvicorn.Server) -> None:
         settings = self._settings
         adapter_dir = self._state_dir / self._adapter.name
-        adapter_dir.mkdir(mode=0o700, exist_ok=True)
+        try:
+            adapter_dir.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StateDirError(f"{adapter_dir} cannot be made: {error.strerror}") from error
         workdir = Path(settings.workdir)
         uploads = Uploads(workdir=workdir, state_dir=self._state_dir)
         recovery = Recovery(
@@ -176,21 +196,23 @@ class Sidecar:
             clock=time.time,
         )
         sessions = Sessions(
-            adapter=self._adapter,
-            journal=journal,
+            ground=Ground(
+                adapter=self._adapter,
+                journal=journal,
+                environ=self._environ,
+                workdir=workdir,
+                adapter_dir=adapter_dir,
+                bounds=Bounds(
+                    open_sessions=settings.sessions_open,
+                    session_idle=settings.session_idle,
+                    turn_idle=settings.turn_idle_limit,
+                    grace=settings.stop_grace,
+                ),
+            ),
             ledger=self._ledger,
             switch=self._switch,
             recovery=recovery,
-            environ=self._environ,
             materialise=uploads.materialise,
-            workdir=workdir,
-            adapter_dir=adapter_dir,
-            bounds=Bounds(
-                open_sessions=settings.sessions_open,
-                session_idle=settings.session_idle,
-                turn_idle=settings.turn_idle_limit,
-                grace=settings.stop_grace,
-            ),
             clock=time.time,
         )
         drainer = self._drainer = Drainer(
@@ -203,7 +225,7 @@ class Sidecar:
         )
         sessions.on_change = drainer.look
         sessions.on_end = lambda turn_id, parked: drainer.turn_ended(turn_id, parked=parked)
-        door = Door(
+        door = self._door = Door(
             journal=journal,
             bell=self._bell,
             sessions=sessions,
@@ -211,14 +233,17 @@ class Sidecar:
             settings=settings,
             clock=time.time,
         )
+
+        def status() -> dict[str, Any]:
+            return self._status(journal)
+
         control = Control(
-            journal=journal, sessions=sessions, drainer=drainer, ledger=self._ledger, status=self._status
+            journal=journal, sessions=sessions, drainer=drainer, ledger=self._ledger, status=status
         )
-        self._journal = journal
         app = create_app(
             door=door,
             drainer=drainer,
-            status=self._status,
+            status=status,
             ready=self._ready,
             settings=settings,
             adapter_name=self._adapter.name,
@@ -230,7 +255,7 @@ class Sidecar:
         ):
             self._front.show(app)
             rooms.start_soon(drainer.run)
-            rooms.start_soon(self._keep_house, journal, sessions)
+            rooms.start_soon(self._keep_house, journal, sessions, uploads)
             for turn in await recovery.unfinished():
                 sessions.submit(turn)
             rooms.start_soon(sessions.run)
@@ -241,8 +266,7 @@ class Sidecar:
             await drainer.stopping.wait()
             door.shut(retry_after=math.ceil(settings.stop_timeout))
             await sessions.stop()
-            server.should_exit = True
-            await self._served.wait()
+            await self._stop_serving(server)
             rooms.cancel_scope.cancel()
 
     async def _check(self) -> None:
@@ -267,13 +291,24 @@ class Sidecar:
 
     async def _asked_to_stop(self, why: str) -> None:
         self._stop_asked += 1
-        if self._drainer is None:
+        if self._stop_asked == 1:
+            self._last_resort.within(self._settings.stop_timeout - _LAST_MOMENT)
+        elif self._stop_asked == 2:
+            self._last_resort.within(self._settings.stop_grace + STOP_MARGIN)
+        if self._drainer is None or not self._open:
             logger.info("%s: stopping during the boot", why)
+            self._front.shut()
+            if self._door is not None:
+                self._door.shut(retry_after=math.ceil(self._settings.stop_timeout))
             self._abandon.cancel()
         elif self._stop_asked > 1:
             self._drainer.stop_now()
         else:
             await self._drainer.begin(why, cap=self._settings.term_cap, stop=True)
+
+    def _clean_up(self) -> None:
+        if self._journal is not None:
+            end_this_boot(self._journal)
 
     # --- housekeeping ---------------------------------------------------------------
 
@@ -285,7 +320,7 @@ class Sidecar:
             logger.error("the journal cannot be written: no tool call and no turn starts until it can")
             self._switch.close("journal")
 
-    async def _keep_house(self, journal: Journal, sessions: Sessions) -> None:
+    async def _keep_house(self, journal: Journal, sessions: Sessions, uploads: Uploads) -> None:
         pruned = time.monotonic()
         while True:
             await anyio.sleep(_PROBE_EVERY)
@@ -297,9 +332,13 @@ class Sidecar:
                         sessions.start_what_may()
                 elif time.monotonic() - pruned > _PRUNE_EVERY:
                     pruned = time.monotonic()
-                    await journal.prune(retention=self._settings.journal_retention, now=time.time())
+                    retention, now = self._settings.journal_retention, time.time()
+                    await journal.prune(retention=retention, now=now)
+                    await uploads.prune(before=now - 2 * retention)
             except JournalUnavailable:
                 continue
+            except OSError as error:
+                logger.warning("old uploads could not be removed: %s", error)
 
     # --- what it says of itself -----------------------------------------------------
 
@@ -317,9 +356,9 @@ class Sidecar:
             return False, "stopping"
         return True, "ready"
 
-    def _status(self) -> dict[str, Any]:
+    def _status(self, journal: Journal) -> dict[str, Any]:
         """What the operator is shown of a live sidecar."""
-        counts = self._journal.counts()
+        counts = journal.counts()
         return {
             "workspace_id": self._settings.workspace_id,
             "version": __version__,
@@ -332,7 +371,7 @@ class Sidecar:
             "running": [running.turn_id for running in self._ledger],
             "waiting": len(self._ledger.waiting),
             "turns": {str(state): counts.get(state, 0) for state in State},
-            "journal_bytes": self._journal.size_bytes(),
+            "journal_bytes": journal.size_bytes(),
             "ready": self._ready()[0],
         }
 
@@ -340,11 +379,15 @@ class Sidecar:
 @asynccontextmanager
 async def _running(adapter: RuntimeAdapter, children: LifeChildren, adapter_dir: Path) -> AsyncIterator[None]:
     """Hold what lives as long as the adapter; nothing of it is left behind."""
+    stack = AsyncExitStack()
     try:
-        async with AsyncExitStack() as stack:
-            with fence("running"):
-                await stack.enter_async_context(adapter.running(children, adapter_dir))
+        with fence("running"):
+            await stack.enter_async_context(adapter.running(children, adapter_dir))
+        try:
             yield
+        finally:
+            with fence("leaving running"):
+                await stack.aclose()
     finally:
         with anyio.CancelScope(shield=True):
             await children.reap()
@@ -385,7 +428,7 @@ def serve(settings: Settings, adapter: RuntimeAdapter, environ: MutableMapping[s
     code = 0
     try:
         anyio.run(_run, settings, adapter, listener, environ)
-    except* StateDirError as group:
+    except* (StateDirError, SettingsError) as group:
         code = _log_all(group, 2)
     except* (JournalError, AdapterError) as group:
         code = _log_all(group, 1)
