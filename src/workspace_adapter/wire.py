@@ -118,16 +118,9 @@ def _number(value: float) -> float | str:
 def depth(value: object, limit: int = MAX_DEPTH) -> int:
     """Return the nesting of a JSON value, counted without recursion up to ``limit + 1``."""
     level, layer = 0, [value]
-    while layer and level <= limit:
-        nested: list[object] = []
-        for item in layer:
-            if isinstance(item, Mapping):
-                nested.extend(item.values())
-            elif isinstance(item, list):
-                nested.extend(item)
-        if not any(isinstance(item, Mapping | list) for item in layer):
-            break
-        level, layer = level + 1, nested
+    while level <= limit and (nested := [item for item in layer if isinstance(item, dict | list)]):
+        level += 1
+        layer = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
     return level
 
 

@@ -621,9 +621,14 @@ async def test_a_message_that_names_a_task_waiting_for_input_continues_it(
     assert replayed == await first.result()  # the reply to one message is that turn's own
 
 
-async def test_naming_a_running_task_queues_behind_it(door: Stage, tasks: anyio.abc.TaskGroup) -> None:
+@pytest.mark.parametrize("how", ["running", "suspended"])
+async def test_naming_a_task_that_goes_on_queues_behind_it(
+    door: Stage, tasks: anyio.abc.TaskGroup, how: str
+) -> None:
     Asked(tasks, door.send("hi"))
     first = await door.start(await door.taken())
+    if how == "suspended":
+        await door.give_up(first, State.SUSPENDED, "too many attempts")
     Asked(tasks, door.send("and", messageId="m-2", taskId=first.task_id))
     second = await door.taken(2)
     assert (second.task_id, second.session_id) == (first.task_id, first.session_id)

@@ -90,6 +90,7 @@ BAD: list[tuple[str, bytes | dict[str, Any], dict[str, str], int, int, str | Non
     ("no id", body(id=...), JSON, 200, -32600, None, "id must"),
     ("null id", body(id=None), JSON, 200, -32600, None, "id must"),
     ("odd id", body(id={"a": 1}), JSON, 200, -32600, None, "id must"),
+    ("half an id", body(id="\ud800"), JSON, 200, -32600, None, "id must"),
     ("boolean id", body(id=True), JSON, 200, -32600, None, "id must"),
     ("no method", body(method=...), JSON, 200, -32600, "r-1", "method is required"),
     ("empty method", body(method=""), JSON, 200, -32600, "r-1", "method is required"),

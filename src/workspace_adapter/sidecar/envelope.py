@@ -127,7 +127,8 @@ def read_json(body: bytes) -> Any:
     return value
 
 
-_ODD_ID = "id must be a string or a whole number"
+_ODD_ID = "id must be a string of valid Unicode or a whole number"
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep"
 
 
@@ -136,9 +137,14 @@ def _no_such_number(name: str) -> NoReturn:
 
 
 def request_id_of(value: object) -> str | int | None:
-    """Return the id of what may be a JSON-RPC request, where one can be read."""
-    request_id = value.get("id") if isinstance(value, Mapping) else None
-    return request_id if isinstance(request_id, str | int) and not isinstance(request_id, bool) else None
+    """Return the id of what may be a JSON-RPC request, where one can be read and sent back."""
+    match value:
+        case {"id": str(request_id)} if not _HALF_A_PAIR.search(request_id):
+            return request_id
+        case {"id": int(request_id)} if not isinstance(request_id, bool):
+            return request_id
+        case _:
+            return None
 
 
 def rpc_call(value: object, version: str | None) -> Call:
