@@ -1,0 +1,19 @@
+"""The socket that is taken before anything slow."""
+
+from __future__ import annotations
+
+import socket
+
+from workspace_adapter.settings import Settings
+from workspace_adapter.sidecar.serve import bind
+
+
+def test_a_response_in_two_writes_does_not_wait_for_an_acknowledgement() -> None:
+    settings = Settings.from_env(
+        {"WORKSPACE_ID": "one", "WORKSPACE_HOST": "127.0.0.1", "WORKSPACE_PORT": "0"}
+    )
+    with bind(settings) as listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
