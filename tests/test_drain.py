@@ -76,6 +76,31 @@ def test_a_thinking_model_is_not_settled() -> None:
     assert d.begin([a], now=0, cap=5) == [Command.CLOSE_GATE]
 
 
+def test_a_report_is_of_the_drain_under_way_not_of_the_last_one() -> None:
+    d, a = acknowledged(), working()
+    assert d.look([], now=WINDOW) == [Command.OPEN_GATE]
+    d.begin([a], now=WINDOW, cap=5)
+    assert d.report is None
+
+
+def test_who_did_not_sign_can_double_the_window_and_no_more() -> None:
+    d = acknowledged()
+    for now in range(0, 200, 10):
+        d.begin([], now=now, cap=0, signed=False)
+        if d.look([], now=now) == [Command.OPEN_GATE]:
+            break
+    assert now == 2 * WINDOW
+
+
+def test_who_signed_extends_the_window_each_time() -> None:
+    d = acknowledged()
+    for now in range(0, 300, 50):
+        d.begin([], now=now, cap=0)
+        assert d.deadline == now + WINDOW
+    d.begin([], now=255, cap=0, signed=False)
+    assert d.deadline == 250 + WINDOW, "a stranger does not shorten it either"
+
+
 def test_a_turn_no_runtime_has_seen_is_not_waited_for() -> None:
     d, a = drain(), Running("a", "s")
     assert d.begin([a], now=0, cap=5) == [Command.CLOSE_GATE, Command.ACKNOWLEDGE]

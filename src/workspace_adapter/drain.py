@@ -76,9 +76,10 @@ class Drain:
         """Seconds an acknowledged drain waits for the stop."""
         self.state = DrainState.SERVING
         self.report: Report | None = None
-        """Of the last acknowledged drain."""
+        """Of the drain under way, once it is acknowledged."""
         self._began = 0.0
         self._cap_at = 0.0
+        self._acknowledged_at = 0.0
         self._window_until = 0.0
         self._stop_when_done = False
         self._finished = 0
@@ -101,7 +102,13 @@ class Drain:
                 return None
 
     def begin(
-        self, running: Iterable[Running], *, now: float, cap: float, stop: bool = False
+        self,
+        running: Iterable[Running],
+        *,
+        now: float,
+        cap: float,
+        stop: bool = False,
+        signed: bool = True,
     ) -> list[Command]:
         """Somebody says that a restart is pending.
 
@@ -112,6 +119,8 @@ class Drain:
             running: the ledger's turns.
             cap: seconds to wait for turns to settle.
             stop: the caller will not come back with a stop: stop by yourself when done.
+            signed: the caller proved who it is. Who did not can double the window at most:
+                a stranger must not keep the gate closed for ever.
         """
         if self.state is DrainState.STOPPING:
             return []
@@ -120,10 +129,13 @@ class Drain:
         if self.state is DrainState.SERVING:
             self.state = DrainState.DRAINING
             self._began, self._cap_at = now, now + cap
-            self._finished, self._parked = 0, []
+            self._finished, self._parked, self.report = 0, [], None
             commands = [Command.CLOSE_GATE]
         elif self.state is DrainState.DRAINED:
-            self._window_until = now + self.window
+            until = now + self.window
+            if not signed:
+                until = min(until, self._acknowledged_at + 2 * self.window)
+            self._window_until = max(self._window_until, until)
             if stop and self.report is not None and not self.report.drained:
                 # What could not settle for the earlier caller gets this one's time as well.
                 self.state = DrainState.DRAINING
@@ -164,7 +176,7 @@ class Drain:
             took=now - self._began,
         )
         self.state = DrainState.DRAINED
-        self._window_until = now + self.window
+        self._acknowledged_at, self._window_until = now, now + self.window
         if self._stop_when_done:
             self.state = DrainState.STOPPING
             return [Command.ACKNOWLEDGE, Command.STOP]

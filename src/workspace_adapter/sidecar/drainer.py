@@ -88,11 +88,12 @@ class Drainer:
             logger.info("drain begins: %s; %d turns running, cap %.3g s", why, len(self._ledger), cap)
         else:
             logger.info("drain joined: %s; it is %s", why, self._drain.state)
-        self._take(self._drain.begin(self._ledger, now=time.monotonic(), cap=cap, stop=stop))
+        self._take(self._drain.begin(self._ledger, now=time.monotonic(), cap=cap, stop=stop, signed=signed))
         await self._acknowledged.wait()
         report = self._drain.report
         if report is None:  # stopped before anything was acknowledged
-            report = Report(finished=0, parked=(), held=(), running=(), took=0.0)
+            running = tuple(turn.turn_id for turn in self._ledger)
+            report = Report(finished=0, parked=(), held=(), running=running, took=0.0)
         return report
 
     def stop_now(self) -> None:
