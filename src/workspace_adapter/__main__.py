@@ -1,7 +1,7 @@
 """``python -m workspace_adapter``, and the console script.
 
-A SIGTERM that comes while the rest is still being imported ends the process cleanly:
-as PID 1 it would be ignored otherwise. ``sidecar/serve.py`` takes the signals over.
+A SIGTERM that comes to ``serve`` while the rest is still being imported ends the process
+cleanly: as PID 1 it would be ignored otherwise. ``sidecar/serve.py`` takes the signals over.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def _too_early(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _too_early)
+    if sys.argv[1:2] == ["serve"]:
+        signal.signal(signal.SIGTERM, _too_early)
     from .cli import run
 
     return run(sys.argv[1:], os.environ)  # noqa: TID251  # the process's own edge

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ import anyio
 
 from . import __version__
 from .errors import SettingsError, WorkspaceAdapterError
-from .settings import Settings, effective, variables
+from .settings import Settings, effective, integer, seconds, variables
 from .turns import State, Turn
 
 EXIT_NOT_SETTLED = 3
@@ -31,7 +32,9 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, MutableMapping[str, str]], int] = options.command
     try:
-        return command(options, environ)
+        code = command(options, environ)
+        sys.stdout.flush()
+        return code
     except SettingsError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -39,6 +42,12 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     except WorkspaceAdapterError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not say so again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("serve", "Run the sidecar.", _serve)
     drain = add("drain", "Say that a restart is pending; wait until it is safe to stop.", _drain)
-    drain.add_argument("--wait", type=float, metavar="SECONDS", help="at most this long")
+    drain.add_argument("--wait", type=_seconds, metavar="SECONDS", help="at most this long")
     drain.add_argument("--json", action="store_true", help="for machines")
     status = add("status", "Say how the workspace stands; works with the sidecar down.", _status)
     status.add_argument("--json", action="store_true", help="for machines")
@@ -70,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=_turns_list)
     for takes_list in (turns, listing):
         takes_list.add_argument("--state", choices=[str(s) for s in State], help="only in this state")
-        takes_list.add_argument("--limit", type=int, default=50)
+        takes_list.add_argument("--limit", type=_count, default=50, help="at most so many (50)")
         takes_list.add_argument("--json", action="store_true", help="for machines")
     for verb, what, command in (
         ("show", "one turn with its calls", _turns_show),
@@ -82,6 +91,22 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="for machines")
         one.set_defaults(command=command)
     return parser
+
+
+def _seconds(text: str) -> float:
+    """Take seconds from the command line."""
+    try:
+        return seconds()(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    """Take a count from the command line."""
+    try:
+        return integer(1)(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _serve(options: argparse.Namespace, environ: MutableMapping[str, str]) -> int:
@@ -130,10 +155,7 @@ def _status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from .testing.demo import demonstrate
 
-    try:
-        return anyio.run(partial(demonstrate, environ, keep=options.keep, machine=options.json))
-    except KeyboardInterrupt:
-        return 130
+    return anyio.run(partial(demonstrate, environ, keep=options.keep, machine=options.json))
 
 
 def _config(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -221,7 +243,11 @@ def _change(options: argparse.Namespace, environ: Mapping[str, str], verb: str) 
 def _state_dir(environ: Mapping[str, str]) -> Path:
     """Return the state directory, the one setting an operator's command needs."""
     variable = variables(Settings)["state_dir"]
-    return Path(variable.parse(environ.get(variable.name) or str(variable.default)))
+    given = environ.get(variable.name) or str(variable.default)
+    try:
+        return Path(variable.parse(given))
+    except ValueError as error:
+        raise SettingsError((f"{variable.name}={given!r}: {error}",)) from None
 
 
 def _ask(environ: Mapping[str, str], verb: str, **arguments: Any) -> Any:
@@ -267,6 +293,12 @@ def _show(options: argparse.Namespace, value: Mapping[str, Any], rows: Sequence[
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    rows = [tuple(map(_printable, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would obey: ids and causes may hold what callers sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

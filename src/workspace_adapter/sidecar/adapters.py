@@ -7,8 +7,9 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from ..adapter import RuntimeAdapter
-from ..errors import SettingsError
+from ..errors import ContractBroken, SettingsError
 from ..settings import Settings, parse, variables
+from .fence import fence
 
 GROUP = "workspace_adapter.runtimes"
 """The entry-point group in which runtimes are registered by name."""
@@ -19,22 +20,30 @@ def load_adapter(name: str) -> type[RuntimeAdapter]:
 
     Raises:
         SettingsError: saying what was looked for and what there is.
+        ContractBroken: its module cannot be imported.
     """
-    try:
-        if ":" in name:
-            module, _, attribute = name.partition(":")
-            found = getattr(import_module(module), attribute)
-        else:
-            registered = {entry.name: entry for entry in entry_points(group=GROUP)}
-            if name not in registered:
-                known = ", ".join(sorted(registered))
-                raise ImportError(f"no such runtime; registered are {known}; or give module:Class")
-            found = registered[name].load()
-    except (ImportError, AttributeError) as error:
-        raise SettingsError((f"WORKSPACE_ADAPTER={name!r}: {error}",)) from None
+    with fence("its import"):
+        found = _find(name)
+    if isinstance(found, ImportError | AttributeError):
+        raise SettingsError((f"WORKSPACE_ADAPTER={name!r}: {found}",))
     if not (isinstance(found, type) and issubclass(found, RuntimeAdapter)):
         raise SettingsError((f"WORKSPACE_ADAPTER={name!r} is not a RuntimeAdapter class",))
     return found
+
+
+def _find(name: str) -> object:
+    """Import what is named; return the error where there is no such thing."""
+    module, colon, attribute = name.partition(":")
+    try:
+        if colon and module:
+            return getattr(import_module(module), attribute)
+        registered = {entry.name: entry for entry in entry_points(group=GROUP)}
+        if name in registered:
+            return registered[name].load()
+    except (ImportError, AttributeError) as error:
+        return error
+    known = ", ".join(sorted(registered))
+    return ImportError(f"no such runtime; registered are {known}; or give module:Class")
 
 
 def configure(environ: Mapping[str, str]) -> tuple[Settings, RuntimeAdapter]:
@@ -53,9 +62,13 @@ def configure(environ: Mapping[str, str]) -> tuple[Settings, RuntimeAdapter]:
     try:
         adapter_class = load_adapter(_adapter_name(environ))
         wanted = adapter_class.Settings
-        adapter = adapter_class(None if wanted is None else parse(wanted, environ))
+        given = None if wanted is None else parse(wanted, environ)
+        with fence("its constructor"):
+            adapter = adapter_class(given)
     except SettingsError as error:
         problems.extend(error.problems)
+    except ContractBroken as error:
+        problems.append(f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {error}")
     if settings is None or adapter is None:
         raise SettingsError(tuple(problems))
     return settings, adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,7 +55,11 @@ class Control:
         ``mark`` is the mark a caller inside a turn's own tool carries; that turn is not
         waited for, since it waits for us.
         """
-        wait = float(request.get("wait") or self._drainer.cap)
+        wait = request.get("wait")
+        if wait is None:
+            wait = self._drainer.cap
+        if not isinstance(wait, int | float) or not 0 <= wait < math.inf:
+            raise WorkspaceAdapterError(f"wait must be a number of seconds, not {wait!r}")
         with self._not_waiting_for(self._sessions.running_with_mark(str(request.get("mark", "")))):
             report = await self._drainer.begin("the operator", cap=wait)
         return report.as_json()

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio.abc import SocketStream
+from anyio.abc import SocketListener, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from ..errors import WorkspaceAdapterError
+from ..errors import StateDirError, WorkspaceAdapterError
 
 logger = logging.getLogger(__name__)
 
 SOCKET = "control.sock"
 _LINE = 64 * 1024
+_PAUSE = 0.5
 
 Verb = Callable[[Mapping[str, Any]], Awaitable[Any]]
 """From the request to what is answered as ``result``; raises with a sentence for the operator."""
@@ -49,16 +50,32 @@ async def listening(state_dir: Path, verbs: Mapping[str, Verb]) -> AsyncIterator
 
     async def serve(stream: SocketStream) -> None:
         async with stream:
-            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead):
+            with suppress(
+                anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead, anyio.DelimiterNotFound
+            ):
                 line = await BufferedByteReceiveStream(stream).receive_until(b"\n", _LINE)
                 await stream.send(json.dumps(await _answer(line, verbs)).encode() + b"\n")
 
+    async def hear(listener: SocketListener, connections: TaskGroup) -> None:
+        while True:
+            try:
+                await listener.serve(serve, connections)
+            except anyio.BrokenResourceError as error:  # no file descriptor left, say
+                logger.warning("the control socket does not listen for a moment: %s", error.__cause__)
+                await anyio.sleep(_PAUSE)
+
     socket = anyio.Path(state_dir / SOCKET)
-    await socket.unlink(missing_ok=True)
     with _short_path(state_dir) as path:
-        listener = await anyio.create_unix_listener(path, mode=0o600)
+        try:
+            await socket.unlink(missing_ok=True)
+            listener = await anyio.create_unix_listener(path, mode=0o600)
+        except OSError as error:
+            raise StateDirError(
+                f"{socket} cannot be listened on ({error.strerror}): set WORKSPACE_STATE_DIR to a"
+                " directory on a local disk"
+            ) from error
         async with listener, anyio.create_task_group() as connections:
-            connections.start_soon(listener.serve, serve)
+            connections.start_soon(hear, listener, connections)
             yield
             connections.cancel_scope.cancel()
     await socket.unlink(missing_ok=True)
@@ -68,7 +85,7 @@ async def _answer(line: bytes, verbs: Mapping[str, Verb]) -> dict[str, Any]:
     try:
         request = json.loads(line)
         verb = verbs[request["verb"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {"error": f"not one of the verbs {', '.join(sorted(verbs))}"}
     try:
         return {"result": await verb(request)}
@@ -81,12 +98,16 @@ async def ask(state_dir: Path, verb: str, **arguments: Any) -> Any:
 
     Raises:
         NoSidecar: nobody is listening.
-        WorkspaceAdapterError: what the sidecar answered instead of a result.
+        WorkspaceAdapterError: we may not speak to it; or what it answered instead of a result.
     """
     request = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
         with _short_path(state_dir) as path:
             stream = await anyio.connect_unix(path)
+    except PermissionError:
+        raise WorkspaceAdapterError(
+            f"{state_dir / SOCKET} is only for the user the sidecar runs as: run this command as that user"
+        ) from None
     except OSError as error:
         raise NoSidecar(f"no sidecar runs on {state_dir}: {error.strerror}") from None
     async with stream:

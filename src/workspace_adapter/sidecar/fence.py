@@ -28,10 +28,17 @@ def fence(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         # Not only an Exception: libraries call sys.exit, and await what they cancelled themselves.
-        if isinstance(error, anyio.get_cancelled_exc_class()) and cancelled_by_us():
+        if not isinstance(error, Exception) and _is_cancellation(error) and cancelled_by_us():
             raise
         logger.exception("the adapter broke its contract in %s", what)
         raise ContractBroken(f"the adapter failed in {what}: {type(error).__name__}") from error
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    try:
+        return isinstance(error, anyio.get_cancelled_exc_class())
+    except RuntimeError:  # no event loop runs
+        return False
 
 
 def cancelled_by_us() -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UnknownTask, WorkspaceAdapterError
 from ..turns import CANCELABLE, Outcome, OutcomeKind, State
-from .journal import Journal
+from .journal import Journal, Reader
 
 
 async def change(state_dir: Path, verb: str, turn_id: str) -> dict[str, str]:
@@ -16,9 +16,11 @@ async def change(state_dir: Path, verb: str, turn_id: str) -> dict[str, str]:
 
     Raises:
         StateDirError: a sidecar owns the journal after all.
+        JournalError: there is none, or it cannot be read.
         UnknownTask: no such turn.
         WorkspaceAdapterError: the turn's state does not allow it.
     """
+    Reader.open(state_dir).close()  # opening it to write would make one where there is none
     journal = await Journal.open(state_dir, boot_id=secrets.token_hex(8), now=time.time(), patience=0.0)
     try:
         turn = journal.turn(turn_id)
@@ -37,7 +39,7 @@ async def change(state_dir: Path, verb: str, turn_id: str) -> dict[str, str]:
                 now=time.time(),
             )
         if changed is None:
-            raise WorkspaceAdapterError(f"turn {turn_id} is {turn.state}: it cannot be {verb}ed")
+            raise WorkspaceAdapterError(f"turn {turn_id} is {turn.state}: {verb} does not apply")
         return {"turn": turn_id, "state": str(changed.state)}
     finally:
         await journal.close()

@@ -245,8 +245,12 @@ class Reader(Queries):
             JournalUnavailable: it cannot be read.
         """
         path = state_dir / schema.FILE
-        if not path.exists():
-            raise JournalError(f"there is no journal in {state_dir} (WORKSPACE_STATE_DIR)")
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise JournalError(f"there is no journal in {state_dir} (WORKSPACE_STATE_DIR)") from None
+        except OSError as error:
+            raise JournalUnavailable(f"cannot read {path}: {error.strerror}") from error
         try:
             reading = schema.connect(path, read_only=True)
             try:

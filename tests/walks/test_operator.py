@@ -1,0 +1,260 @@
+"""The operator's commands, with the sidecar up, down and never started, by steady and shaky hands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.conftest import require
+
+from .workspace import ENDS, Workspace, answer_of, script, workspace
+
+COMMANDS = (
+    ("status",),
+    ("drain",),
+    ("turns",),
+    ("turns", "list"),
+    ("turns", "show", "x"),
+    ("turns", "cancel", "x"),
+    ("turns", "release", "x"),
+)
+
+
+def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workspace_adapter", *arguments],
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+@pytest.mark.parametrize("kind", ["missing", "a file", "relative"])
+def test_without_a_journal_a_command_names_the_directory_and_makes_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], kind: str
+) -> None:
+    place = {"missing": tmp_path / "none", "a file": tmp_path / "file", "relative": Path("some/where")}[kind]
+    (tmp_path / "file").touch()
+    said = command(*arguments, WORKSPACE_STATE_DIR=str(place))
+    assert said.returncode in (1, 2, 4)
+    assert said.stdout == ""
+    assert str(place) in said.stderr
+    assert "Traceback" not in said.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+AS_NOBODY = """
+import io, os, sys
+from contextlib import redirect_stderr
+from workspace_adapter.cli import run
+with redirect_stderr(io.StringIO()):  # imports everything while it can still be read
+    run(sys.argv[1:], {"WORKSPACE_STATE_DIR": "/no/such"})
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(run(sys.argv[1:], os.environ))
+"""
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+async def test_a_user_who_may_not_read_the_state_is_told_so(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    require(os.geteuid() == 0, "only root can become another user")
+    state = tmp_path / "closed" / "state"
+    state.mkdir(parents=True)
+    state.parent.chmod(0o700)
+    said = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, *arguments],
+        env={"PATH": os.environ["PATH"], "WORKSPACE_STATE_DIR": str(state)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert said.returncode == 1
+    assert str(state) in said.stderr
+    assert "Traceback" not in said.stderr
+    assert "no sidecar runs" not in said.stderr
+
+
+async def test_up_down_and_killed_every_command_has_its_answer(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 30) / ("deeper" * 20)
+    async with workspace(deep) as ws:
+        await ws.send(script({"answer": "done"}))
+        (turn,) = ws.turns()
+        for state in ("up", "down", "killed"):
+            status = ws.command("status", "--json")
+            assert status.returncode == 0, status.stderr
+            assert json.loads(status.stdout)["turns"]["answered"] == 1
+            assert (json.loads(status.stdout)["state"] == "down") is (state != "up")
+            assert ws.command("turns", "show", turn["id"]).returncode == 0
+            for verb in ("cancel", "release"):
+                said = ws.command("turns", verb, turn["id"])
+                assert said.returncode == 1
+                assert "answered" in said.stderr
+            for arguments in (("show", "x"), ("cancel", "x"), ("release", "x")):
+                said = ws.command("turns", *arguments)
+                assert said.returncode == 1
+                assert "turns list" in said.stderr
+            drained = ws.command("drain", "--json")
+            assert drained.returncode == (0 if state == "up" else 4)
+            if state == "up":
+                ws.terminate()
+                assert await ws.exited() == 0
+            elif state == "down":
+                await ws.start()
+                ws.kill_everything()
+
+
+def on_control_socket(ws: Workspace, line: bytes) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(10)
+        stream.connect(str(ws.state_dir / "control.sock"))
+        stream.sendall(line)
+        stream.shutdown(socket.SHUT_WR)
+        heard = stream.makefile("rb").readline()
+        found: dict[str, Any] = json.loads(heard) if heard else {}
+        return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"not json\n",
+        b"[" * 60_000 + b"\n",
+        b"x" * 200_000,
+        b"[1]\n",
+        b'{"verb": ["status"]}\n',
+        b'{"verb": "nap"}\n',
+        b'{"verb": "drain", "wait": "soon"}\n',
+        b'{"verb": "drain", "wait": NaN}\n',
+        b'{"verb": "drain", "wait": -1}\n',
+        b'{"verb": "drain", "wait": [1]}\n',
+        b'{"verb": "cancel"}\n',
+        b'{"verb": "cancel", "turn": {"a": "\\ud800"}}\n',
+        b'{"verb": "release", "turn": "\\ud800"}\n',
+    ],
+)
+async def test_nothing_said_on_the_control_socket_harms_the_sidecar(running: Workspace, line: bytes) -> None:
+    with suppress(ConnectionError):  # it hangs up on what is too long
+        assert "result" not in on_control_socket(running, line)
+    assert "status" not in on_control_socket(running, b'{"verb": "status"}\n')
+    assert on_control_socket(running, b'{"verb": "status"}\n')["result"]["state"] == "serving"
+    assert answer_of((await running.send(script({"answer": "well"}))).json()) == "well"
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    async with workspace(tmp_path_factory.mktemp("control"), ENDS) as ws:
+        yield ws
+
+
+async def test_a_drain_command_that_is_stopped_does_not_claim_to_have_drained(tmp_path: Path) -> None:
+    for number, code in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)):
+        async with workspace(tmp_path / number.name, WORKSPACE_RESTART_WINDOW="30") as ws:
+            with anyio.move_on_after(20):
+                async with anyio.create_task_group() as callers:
+                    callers.start_soon(
+                        ws.send, script({"tool": "sh", "input": "echo begun >> effects; sleep 20"})
+                    )
+                    await ws.until_effect("begun")
+                    drain = subprocess.Popen(
+                        [sys.executable, "-m", "workspace_adapter", "drain", "--wait", "20"],
+                        env=ws.environ,
+                        stderr=subprocess.PIPE,
+                    )
+                    await ws.until(lambda: "drain begins" in ws.logged(), "the drain")
+                    drain.send_signal(number)
+                    _, errors = drain.communicate(timeout=10)
+                    assert drain.returncode == code
+                    assert b"Traceback" not in errors
+                    callers.cancel_scope.cancel()
+
+
+async def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        for _ in range(3):
+            await ws.send(script({"answer": "x" * 2000}))
+        turns = f"{sys.executable} -m workspace_adapter turns"
+        piped = subprocess.run(
+            ["sh", "-c", f"{turns} --json | head -c 1; {turns} | true"],
+            env=ws.environ,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert piped.stderr == ""
+
+
+async def test_what_callers_sent_cannot_write_on_the_operators_terminal(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        sent = await ws.send(
+            script({"fail": "\x1b[2J\x1b[31mgone\r\n\u202ereversed"}), context_id="a\x1b[2Jb"
+        )
+        listed = ws.command("turns").stdout
+        assert sent.status_code == 200
+        shown = ws.command("turns", "show", ws.turns()[0]["id"]).stdout
+        for printed in (listed, shown):
+            assert all(character.isprintable() or character == "\n" for character in printed)
+        assert len(listed.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [("drain", "--wait", "nan"), ("drain", "--wait", "-1"), ("turns", "--limit", "0")]
+)
+def test_a_number_that_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> None:
+    said = command(*arguments)
+    assert said.returncode == 2
+    assert arguments[1] in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("def x(:", "SyntaxError"),
+        ("raise ValueError", "ValueError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        ("import no_such_module", "no_such_module"),
+        ("", "has no attribute"),
+        ("class Adapter: pass", "is not a RuntimeAdapter"),
+    ],
+)
+def test_an_adapter_that_cannot_be_imported_is_named(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "broken_adapter.py").write_text(text)
+    said = command(
+        "config", WORKSPACE_ID="ws", WORKSPACE_ADAPTER="broken_adapter:Adapter", PYTHONPATH=str(tmp_path)
+    )
+    assert said.returncode == 2
+    last = said.stderr.splitlines()[-1]
+    assert last.startswith("WORKSPACE_ADAPTER=")
+    assert why in last
+
+
+async def test_a_card_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    async with workspace(tmp_path, start=False, WORKSPACE_AGENT_CARD="/no/such/card") as ws:
+        ws.spawn()
+        assert await ws.exited() == 2
+        assert "WORKSPACE_AGENT_CARD" in ws.logged().splitlines()[-1]
+        assert "Traceback" not in ws.logged()
