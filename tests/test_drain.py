@@ -86,8 +86,7 @@ def test_a_report_is_of_the_drain_under_way_not_of_the_last_one() -> None:
 def test_who_did_not_sign_can_double_the_window_and_no_more() -> None:
     d = acknowledged()
     for now in range(0, 200, 10):
-        d.begin([], now=now, cap=0, signed=False)
-        if d.look([], now=now) == [Command.OPEN_GATE]:
+        if d.begin([], now=now, cap=0, signed=False) == [Command.OPEN_GATE]:
             break
     assert now == 2 * WINDOW
 
