@@ -220,7 +220,7 @@ def test_all_pairs_are_told_in_one_message() -> None:
 
 def test_sigterm_leaves_time_for_the_grace_and_the_refusals() -> None:
     assert settings().term_cap + settings().stop_grace < settings().stop_timeout
-    assert settings(WORKSPACE_STOP_GRACE="9.5").term_cap == 0
+    assert settings(WORKSPACE_STOP_GRACE="9").term_cap == 0
 
 
 # --- as shown ---------------------------------------------------------------------------

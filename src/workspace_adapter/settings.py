@@ -423,7 +423,7 @@ class Settings:
         return max(0.0, self.stop_timeout - self.stop_grace - STOP_MARGIN)
 
 
-STOP_MARGIN = 0.5
+STOP_MARGIN = 1.0
 """Seconds of the stop timeout kept for writing refusals and closing the journal."""
 
 _SECRET = re.compile(r"(MOLECULE|PLATFORM|WORKSPACE|SHIM)_.*(TOKEN|SECRET|PASSWORD|KEY)")

@@ -13,6 +13,9 @@ from ..ledger import Running
 from .insist import insist
 from .journal import Journal
 
+UNWRITABLE = "journal"
+"""Who closes the switch while the journal cannot be written."""
+
 
 class Switch:
     """Open unless somebody holds it closed; one for the whole workspace."""
@@ -148,7 +151,7 @@ class SessionGate:
                 await self._journal.withdraw(running.turn_id, running.attempt, call.id, now=self._clock())
             return granted
         except JournalUnavailable:
-            self._switch.close("journal")
+            self._switch.close(UNWRITABLE)
             return False
         finally:
             if not granted:
@@ -176,4 +179,4 @@ class SessionGate:
             await self._journal.ask(running.turn_id, running.attempt, call, now=self._clock())
         except JournalUnavailable:
             # Only the recovery note is poorer for it: the call was never started.
-            self._switch.close("journal")
+            self._switch.close(UNWRITABLE)

@@ -40,7 +40,7 @@ from .door import Door
 from .drainer import Drainer
 from .fence import fence
 from .front import Front
-from .gate import Switch
+from .gate import UNWRITABLE, Switch
 from .journal import Journal
 from .lane import Bounds, Ground
 from .last_resort import LastResort
@@ -322,17 +322,17 @@ class Sidecar:
         self._healthy = healthy
         if not healthy:
             logger.error("the journal cannot be written: no tool call and no turn starts until it can")
-            self._switch.close("journal")
+            self._switch.close(UNWRITABLE)
 
     async def _keep_house(self, journal: Journal, sessions: Sessions, uploads: Uploads) -> None:
         pruned = time.monotonic()
         while True:
             await anyio.sleep(_PROBE_EVERY)
             try:
-                if "journal" in self._switch.closed_by:
+                if UNWRITABLE in self._switch.closed_by:
                     await journal.probe()
                     logger.warning("the journal can be written again")
-                    if self._switch.open("journal"):
+                    if self._switch.open(UNWRITABLE):
                         sessions.start_what_may()
                 elif time.monotonic() - pruned > _PRUNE_EVERY:
                     pruned = time.monotonic()

@@ -21,7 +21,7 @@ from .boot import Recovery
 from .ends import End, failed
 from .eventlog import EventLog
 from .fence import cancelled_by_us
-from .gate import SessionGate, Switch
+from .gate import UNWRITABLE, SessionGate, Switch
 from .insist import insist
 from .journal import NewEvent
 from .lane import Ground, Lane
@@ -406,6 +406,7 @@ class Sessions:
             await insist(lambda: self._journal.append(turn.id, turn.attempt, events, now=self._clock()))
             logger.info("turn %s: left as it is, because %s", turn.id, end.cause, extra={"turn_id": turn.id})
             return
+        free = end.to is State.PARKED and UNWRITABLE in self._switch.closed_by
         if end.to in (State.PARKED, State.INTERRUPTED):
             events.append(NewEvent(kind="status", body={"state": str(end.to), "attempt": turn.attempt}))
         finished = await insist(
@@ -420,6 +421,8 @@ class Sessions:
                 now=self._clock(),
             )
         )
+        if free:  # it parked because of our disk, which is no strike against it
+            await insist(lambda: self._journal.settle([turn.id]))
         logger.info(
             "turn %s: %s, because %s",
             turn.id,
