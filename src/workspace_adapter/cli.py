@@ -22,6 +22,9 @@ from .turns import State, Turn
 EXIT_NOT_SETTLED = 3
 EXIT_NO_SIDECAR = 4
 
+_PATIENCE = 10.0
+"""Seconds a sidecar gets to answer, beside what it was asked to wait."""
+
 
 def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """Run one command; return the process's exit code.
@@ -124,7 +127,9 @@ def _drain(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from .sidecar.control_socket import NoSidecar
 
     try:
-        report = _ask(environ, "drain", wait=options.wait, mark=environ.get(MARK, ""))
+        cap = options.wait if options.wait is not None else _setting(environ, "drain_cap")
+        mark = environ.get(MARK, "")
+        report = _ask(environ, "drain", patience=cap + _PATIENCE, wait=options.wait, mark=mark)
     except NoSidecar as error:
         print(error, file=sys.stderr)
         return EXIT_NO_SIDECAR
@@ -241,20 +246,25 @@ def _change(options: argparse.Namespace, environ: Mapping[str, str], verb: str) 
 
 
 def _state_dir(environ: Mapping[str, str]) -> Path:
-    """Return the state directory, the one setting an operator's command needs."""
-    variable = variables(Settings)["state_dir"]
+    """Return the state directory, all that an operator's command needs to know."""
+    return Path(_setting(environ, "state_dir"))
+
+
+def _setting(environ: Mapping[str, str], name: str) -> Any:
+    """Return one setting, whatever the others are."""
+    variable = variables(Settings)[name]
     given = environ.get(variable.name) or str(variable.default)
     try:
-        return Path(variable.parse(given))
+        return variable.parse(given)
     except ValueError as error:
         raise SettingsError((f"{variable.name}={given!r}: {error}",)) from None
 
 
-def _ask(environ: Mapping[str, str], verb: str, **arguments: Any) -> Any:
+def _ask(environ: Mapping[str, str], verb: str, *, patience: float = _PATIENCE, **arguments: Any) -> Any:
     from .sidecar.control_socket import ask
 
     async def asking() -> Any:
-        return await ask(_state_dir(environ), verb, **arguments)
+        return await ask(_state_dir(environ), verb, patience=patience, **arguments)
 
     return anyio.run(asking)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,34 @@ async def test_nothing_said_on_the_control_socket_harms_the_sidecar(running: Wor
     assert "status" not in on_control_socket(running, b'{"verb": "status"}\n')
     assert on_control_socket(running, b'{"verb": "status"}\n')["result"]["state"] == "serving"
     assert answer_of((await running.send(script({"answer": "well"}))).json()) == "well"
+
+
+async def test_without_file_descriptors_it_stays_up_and_goes_on_when_there_are_some(tmp_path: Path) -> None:
+    async with workspace(tmp_path, WORKSPACE_LOG_LEVEL="warning") as ws:
+        assert ws.process is not None
+        resource.prlimit(ws.process.pid, resource.RLIMIT_NOFILE, (60, 60))
+        with ExitStack() as hogs:
+            for _ in range(60):
+                hogs.enter_context(socket.create_connection(("127.0.0.1", ws.port)))
+            descriptors = Path(f"/proc/{ws.process.pid}/fd")
+            await ws.until(lambda: len(list(descriptors.iterdir())) >= 60, "the last descriptor")
+            with socket.socket(socket.AF_UNIX) as operator:
+                operator.connect(str(ws.state_dir / "control.sock"))
+                await ws.until(lambda: "control socket does not listen" in ws.logged(), "the warning")
+        await ws.until(lambda: ws.command("status").returncode == 0, "its answer")
+        assert (
+            answer_of((await ws.send(script({"tool": "sh", "input": "true"}, {"answer": "x"}))).json()) == "x"
+        )
+
+
+async def test_a_sidecar_that_is_stuck_is_said_to_be(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        assert ws.process is not None
+        ws.process.send_signal(signal.SIGSTOP)
+        stuck = ws.command("status")
+        assert stuck.returncode == 1
+        assert "has not answered" in stuck.stderr
+        ws.process.send_signal(signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")

@@ -93,12 +93,16 @@ async def _answer(line: bytes, verbs: Mapping[str, Verb]) -> dict[str, Any]:
         return {"error": str(error)}
 
 
-async def ask(state_dir: Path, verb: str, **arguments: Any) -> Any:
+async def ask(state_dir: Path, verb: str, *, patience: float, **arguments: Any) -> Any:
     """Say a verb to the sidecar that runs on this state directory; return its result.
+
+    Args:
+        patience: seconds it gets to answer.
 
     Raises:
         NoSidecar: nobody is listening.
-        WorkspaceAdapterError: we may not speak to it; or what it answered instead of a result.
+        WorkspaceAdapterError: we may not speak to it; it does not answer; or what it
+            answered instead of a result.
     """
     request = json.dumps({"verb": verb, **arguments}).encode() + b"\n"
     try:
@@ -114,7 +118,12 @@ async def ask(state_dir: Path, verb: str, **arguments: Any) -> Any:
         await stream.send(request)
         received = BufferedByteReceiveStream(stream)
         try:
-            answer = json.loads(await received.receive_until(b"\n", 64 << 20))
+            with anyio.fail_after(patience):
+                answer = json.loads(await received.receive_until(b"\n", 64 << 20))
+        except TimeoutError:
+            raise WorkspaceAdapterError(
+                f"the sidecar on {state_dir} has not answered for {patience:g} s: see its log"
+            ) from None
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             raise NoSidecar(f"the sidecar on {state_dir} went away before it answered") from None
     if "error" in answer:
