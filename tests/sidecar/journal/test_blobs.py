@@ -131,3 +131,20 @@ async def test_without_their_directory_large_messages_are_refused_and_small_ones
     with pytest.raises(JournalUnavailable, match=r"blobs.* cannot be written: No such file"):
         await accept(journal, message("m1", message=LARGE))
     await accept(journal, message("m2"))
+
+
+async def test_files_of_a_journal_that_took_our_place_are_not_touched(
+    tmp_path: Path, state_dir: Path
+) -> None:
+    journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
+    turn = await running(journal, message=LARGE)
+    state_dir.rename(tmp_path / "elsewhere")
+    other = await Journal.open(state_dir, boot_id="boot-2", now=NOW)
+    await accept(other, message("m1", message=LARGE))
+    with pytest.raises(JournalUnavailable, match="replaced while in use"):
+        await journal.finish(turn.id, attempt=1, to=State.ANSWERED, cause="", now=NOW)
+    with pytest.raises(JournalUnavailable):
+        await journal.probe()
+    assert other.message("turn-m1") == LARGE
+    await other.close()
+    await journal.close()

@@ -6,8 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from workspace_adapter.errors import InvalidTransition
 from workspace_adapter.sidecar.journal import Journal, NewEvent, checkpoints
 from workspace_adapter.sidecar.journal.checkpoints import PASS, Checkpoints
+from workspace_adapter.turns import State
 
 from .made import NOW, running
 
@@ -93,6 +95,25 @@ def test_ending_waits_for_the_pass_under_way_and_for_no_more(own: Log) -> None:
     ending.join(10)
     assert not ending.is_alive()
     assert own.passes == 1
+
+
+async def test_no_pass_begins_upon_commits_that_changed_nothing(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log could begin anew under it."""
+    monkeypatch.setattr(checkpoints, "EVERY", 2)
+    begun: list[str] = []
+    journal._files.passing.set_trace_callback(begun.append)
+    await journal.bind("no such session", None)
+    for _ in range(5):
+        await journal.bind("no such session", None)
+        with pytest.raises(InvalidTransition):
+            await journal.start("nowhere", expect=State.ACCEPTED, attempt=0, strikes=0, cut=None, now=NOW)
+    assert journal._checkpoints.idle
+    assert begun == []
+    await running(journal)
+    _settled(journal._checkpoints)
+    assert begun != []
 
 
 async def test_the_log_stays_bounded_under_load_that_never_pauses(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workspace_adapter.errors import JournalUnavailable
-from workspace_adapter.sidecar.journal import Journal
+from workspace_adapter.sidecar.journal import Journal, schema
 from workspace_adapter.turns import State
 
 from .made import NOW, accept, answered, child, message, running
@@ -57,10 +57,10 @@ async def test_a_file_unlinked_or_replaced_under_us_is_noticed_before_anything_i
 
 
 async def test_a_journal_somebody_else_has_locked_is_unavailable_and_no_longer(
-    state_dir: Path,
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(schema, "LOCK_PATIENCE", 0.05)
     journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
-    journal._files.writing.execute("PRAGMA busy_timeout=50")
     with closing(sqlite3.connect(state_dir / "journal.db", isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalUnavailable, match="database is locked"):
@@ -99,7 +99,10 @@ def _no_commit(action: int, argument: str | None, *_: str | None) -> int:
     return sqlite3.SQLITE_DENY if committing else sqlite3.SQLITE_OK
 
 
-async def test_a_journal_that_cannot_be_opened_now_may_be_opened_later(state_dir: Path) -> None:
+async def test_a_journal_that_cannot_be_opened_now_may_be_opened_later(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "LOCK_PATIENCE", 0.05)
     journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
     await accept(journal, message("m1"))
     await journal.close()

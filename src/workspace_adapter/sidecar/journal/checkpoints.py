@@ -12,8 +12,8 @@ import threading
 
 logger = logging.getLogger(__name__)
 
-EVERY = 1000
-"""Changes after which a pass begins."""
+EVERY = 2000
+"""Rows changed after which a pass begins."""
 
 LOG_LIMIT = 16 << 20
 """Bytes of the log above which the writer itself finishes a pass, so that the log begins anew."""
@@ -26,7 +26,7 @@ class Checkpoints:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._changes = 0
+        self._rows = 0
         self._passed = False
         self._working = threading.Event()
         self._ended = False
@@ -38,25 +38,25 @@ class Checkpoints:
         """Whether no pass is under way."""
         return not self._working.is_set()
 
-    def due(self, changes: int, *, log_bytes: int, was_idle: bool, writing: sqlite3.Connection) -> None:
-        """The writer committed; make a pass if it is time.
+    def due(self, rows: int, *, log_bytes: int, was_idle: bool, writing: sqlite3.Connection) -> None:
+        """The writer committed changes; make a pass if it is time.
 
         A pass must not begin while the log may begin anew under it: releases of SQLite
         before 3.51.3 can then take new frames for ones already moved, and lose them.
         The log begins anew only with the first commit after a pass that moved all of it,
-        so a pass follows only upon a commit that began when none was under way.
+        so a pass follows only upon such a commit that began when none was under way.
 
         Args:
-            changes: how many requests the commit held.
+            rows: how many the commit changed, at least one.
             log_bytes: the log's size after it.
             was_idle: what ``idle`` said before the commit began.
             writing: the writer's connection.
         """
-        self._changes += changes
+        self._rows += rows
         over = log_bytes > LOG_LIMIT
-        if not was_idle or not (over or self._changes >= EVERY):
+        if not was_idle or not (over or self._rows >= EVERY):
             return
-        self._changes = 0
+        self._rows = 0
         if over and self._passed:
             # Passes beside a busy writer never reach the log's end; what the last one
             # left is little.

@@ -408,7 +408,7 @@ def _open_files(path: Path, blobs: Blobs, *, boot_id: str, now: float) -> _Files
         if not path.exists() and not log.exists():
             schema.create(path)
         try:
-            salvage.examine(path, blobs)
+            salvage.examine(path)
             return _connect(path, blobs, boot_id=boot_id, now=now, salvaged=None)
         except salvage.Damaged as damage:
             salvaged = salvage.salvage(path, why=str(damage), now=now)

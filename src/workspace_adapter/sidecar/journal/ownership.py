@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 
 from ...errors import JournalUnavailable, StateDirError
+from .schema import sync
 
 LOCK = "journal.lock"
 
@@ -68,7 +69,10 @@ def prepare(state_dir: Path) -> None:
                 " set WORKSPACE_STATE_DIR to a directory on a local disk"
             )
     try:
+        missing = [directory for directory in (state_dir, *state_dir.parents) if not directory.exists()]
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in missing:
+            sync(directory.parent)
         ignore = state_dir / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -44,8 +44,11 @@ SELECT state, count(*) FROM turns WHERE ended_at IS NOT NULL GROUP BY state
 """
 
 
-def turn_of(row: Row, blobs: Blobs) -> Turn:
+def turn_of(row: Row, read: Callable[[str], bytes | None]) -> Turn:
     """Read a row of ``SELECT_TURN``.
+
+    Args:
+        read: returns a large answer by its digest.
 
     Raises:
         ValueError: it holds what we never wrote.
@@ -56,7 +59,7 @@ def turn_of(row: Row, blobs: Blobs) -> Turn:
     values["outcome"] = outcome_of(values["outcome"])
     answer_file = row[-1]
     if answer_file is not None:
-        data = blobs.read(answer_file)
+        data = read(answer_file)
         values["answer"] = (
             data.decode(errors="replace")
             if data is not None
@@ -216,7 +219,7 @@ class Queries:
 
     def _turns(self, sql: str, *values: object) -> list[Turn]:
         try:
-            return [turn_of(row, self._blobs) for row in self._rows(sql, *values)]
+            return [turn_of(row, self._blobs.read) for row in self._rows(sql, *values)]
         except ValueError as error:
             raise self._unreadable(error) from error
 

@@ -21,6 +21,9 @@ FILE = "journal.db"
 OLDEST_SQLITE = (3, 37, 0)
 """The first with STRICT tables."""
 
+LOCK_PATIENCE = 1.0
+"""Seconds a statement waits for somebody else's transaction, such as an operator's shell."""
+
 _VERSION_1 = """
 -- Facts about the file itself: ``id``, random, made with it.
 CREATE TABLE meta (
@@ -147,6 +150,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}",
         uri=True,
+        timeout=LOCK_PATIENCE,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=256,

@@ -57,7 +57,7 @@ def accept(tx: Transaction, new: NewTurn, message: Body, *, inbox_limit: int, li
     """Journal a message, or join the turn it has already."""
     row = tx.execute(f"{SELECT_TURN} WHERE turn_key = ?", (new.turn_key,)).fetchone()
     if row is not None:
-        return joined(turn_of(row, tx.blobs), new)
+        return joined(turn_of(row, tx.blobs.read), new)
     _check_room(tx, inbox_limit=inbox_limit, limit_bytes=limit_bytes)
     _join_session(tx, new)
     seq = tx.execute(
@@ -302,7 +302,7 @@ def _get(tx: Transaction, turn_id: str) -> Turn | None:
     *_, answer_file = row
     if answer_file is not None:
         tx.loosened.add(answer_file)  # what is moved from here on has another answer, or none
-    return turn_of(row, tx.blobs)
+    return turn_of(row, tx.blobs.read)
 
 
 def _move(tx: Transaction, turn: Turn, to: State, *, answer_file: str | None = None, **changes: Any) -> Turn:

@@ -44,14 +44,16 @@ class Transaction:
     """Turns whose state or log changed."""
     loosened: set[str] = field(default_factory=set)
     """Digests of files that a row named, or was about to."""
-    _size: int | None = None
+    rows: int = 0
+    """Rows changed."""
+    _used_bytes: int | None = None
 
     @property
     def size(self) -> int:
-        """Bytes the journal held when this transaction first asked."""
-        if self._size is None:
-            self._size = used_bytes(self.connection) + self.blobs.size
-        return self._size
+        """Bytes the journal holds; those of its rows as of the first time this is asked."""
+        if self._used_bytes is None:
+            self._used_bytes = used_bytes(self.connection)
+        return self._used_bytes + self.blobs.size
 
     def execute(self, sql: str, values: Sequence[object] | dict[str, object] = ()) -> sqlite3.Cursor:
         """Run one statement."""
@@ -213,6 +215,8 @@ class Writer:
             log_bytes = None
             answers = [_Answer(waiting.future, error=self._failure(error)) for waiting in batch]
             transaction.changed.clear()
+            if isinstance(error, JournalError):  # what lies there may be another owner's
+                transaction.loosened.clear()
             if self._healthy:
                 logger.error("%s", self._failure(error))
         healthy = log_bytes is not None
@@ -221,11 +225,12 @@ class Writer:
         self._tell(self._answer, answers, transaction.changed, became)
         if transaction.loosened:
             self._drop_files(transaction.loosened)
-        if log_bytes is not None:
-            self._checkpoints.due(len(batch), log_bytes=log_bytes, was_idle=idle, writing=connection)
+        if log_bytes is not None and transaction.rows:
+            self._checkpoints.due(transaction.rows, log_bytes=log_bytes, was_idle=idle, writing=connection)
 
     def _try(self, transaction: Transaction, waiting: _Waiting) -> _Answer:
-        execute, changed = transaction.connection.execute, len(transaction.changed)
+        execute, changed = self._connection.execute, len(transaction.changed)
+        rows = self._connection.total_changes
         execute("SAVEPOINT request")
         try:
             result = waiting.request(transaction)
@@ -235,6 +240,7 @@ class Writer:
             del transaction.changed[changed:]
             return _Answer(waiting.future, error=refusal)
         execute("RELEASE request")
+        transaction.rows += self._connection.total_changes - rows
         return _Answer(waiting.future, result)
 
     def _roll_back(self) -> None:
