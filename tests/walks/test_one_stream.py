@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ STEPS = script(
 )
 
 
-async def stream(ws: Workspace, body: dict[str, Any], **headers: str) -> AsyncIterator[str]:
+async def stream(ws: Workspace, body: dict[str, Any], **headers: str) -> AsyncGenerator[str, None]:
     """Read the events of one stream as they came over the wire, ids of the request left out."""
     async with (
         httpx.AsyncClient(base_url=ws.url, timeout=DEADLINE) as client,

@@ -376,6 +376,7 @@ class Sidecar:
             "waiting": len(self._ledger.waiting),
             "turns": {str(state): counts.get(state, 0) for state in State},
             "journal_bytes": journal.size_bytes(),
+            "journal_salvaged": journal.salvaged,
             "ready": self._ready()[0],
         }
 

@@ -316,7 +316,10 @@ class Sessions:
         return (_Next.JUDGE if judge else _Next.NOTHING), end.evidence
 
     async def _work(self, lane: Lane, running: Running, turn: Turn, verdict: Verdict, log: EventLog) -> End:
-        message = json.loads(self._journal.message(turn.id) or b"{}")
+        stored = self._journal.message(turn.id)
+        if stored is None:
+            return failed(TurnFailed("its message was lost with a damaged journal: send a new one"))
+        message = json.loads(stored)
         try:
             request = TurnRequest(
                 id=turn.id,
