@@ -414,7 +414,8 @@ def announce(settings: Settings, adapter: RuntimeAdapter) -> None:
 def serve(settings: Settings, adapter: RuntimeAdapter, environ: MutableMapping[str, str]) -> int:
     """Run the sidecar until it is told to stop; return the process's exit code.
 
-    0 stopped as told; 1 the journal or the runtime cannot be used; 2 a setting cannot work.
+    0 stopped as told; 1 the journal or the runtime cannot be used, or something did not end
+    in time for the stop; 2 a setting cannot work.
     """
     try:
         listener = bind(settings)
