@@ -92,6 +92,19 @@ async def test_one_that_is_refused_does_not_roll_back_its_neighbours(journal: Jo
     assert journal.session("new") is None
 
 
+async def test_a_value_that_cannot_be_stored_fails_its_request_alone(journal: Journal) -> None:
+    async def wrong() -> None:
+        with pytest.raises((sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+            await journal.bind("c", {"a": "handle"})  # type: ignore[arg-type]
+
+    async with anyio.create_task_group() as callers, busy(journal):
+        callers.start_soon(wrong)
+        callers.start_soon(accept, journal, message("m"))
+        await anyio.wait_all_tasks_blocked()
+    assert journal.counts()[State.ACCEPTED] == 1
+    await journal.probe()
+
+
 async def test_permits_and_their_ends_go_first(journal: Journal) -> None:
     turn = await running(journal, "m0")
     await journal.permit(turn.id, 1, call("open"), now=NOW)

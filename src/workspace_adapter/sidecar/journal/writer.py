@@ -76,6 +76,15 @@ class _Answer(NamedTuple):
     error: Exception | None = None
 
 
+_ITS_OWN_FAULT = (
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    UnicodeEncodeError,
+)
+"""What one request alone is to blame for: a value that cannot be stored, or not twice."""
+
+
 class Writer:
     """Takes requests on the event loop, commits them on its own thread."""
 
@@ -234,7 +243,7 @@ class Writer:
         execute("SAVEPOINT request")
         try:
             result = waiting.request(transaction)
-        except (WorkspaceAdapterError, sqlite3.IntegrityError, UnicodeEncodeError) as refusal:
+        except (WorkspaceAdapterError, *_ITS_OWN_FAULT) as refusal:
             execute("ROLLBACK TO request")
             execute("RELEASE request")
             del transaction.changed[changed:]
