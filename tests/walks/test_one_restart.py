@@ -108,6 +108,28 @@ async def test_at_the_cap_what_runs_is_named_and_goes_on(tmp_path: Path) -> None
         assert answer_of(caller.reply.json()) == "finished", "nothing is cut before the stop comes"
 
 
+async def test_a_turn_whose_runtime_dies_in_the_drain_is_not_reported_as_finished(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        caller = Caller(
+            ws,
+            script(
+                {"tool": "sh", "input": "echo begun >> effects; sleep 0.5"},
+                {"crash": "in the drain", "times": 1},
+                {"answer": "alive"},
+            ),
+        )
+        async with anyio.create_task_group() as callers:
+            callers.start_soon(caller.call)
+            await ws.until_effect("begun")
+            result = (await ws.signal()).json()["result"]
+            assert result["drained"] is True
+            assert result["finished"] == 0
+            ws.terminate()
+            assert await ws.exited() == 0
+        await ws.start()
+        assert answer_of(await ws.ask_until_answered(caller.body)) == "alive"
+
+
 async def test_a_message_that_arrives_in_a_drain_runs_after_the_restart(tmp_path: Path) -> None:
     async with workspace(tmp_path) as ws:
         assert (await ws.signal()).json()["result"]["drained"] is True

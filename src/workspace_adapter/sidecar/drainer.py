@@ -11,6 +11,7 @@ import anyio
 from ..drain import Command, Drain, DrainState, Report
 from ..errors import JournalUnavailable
 from ..ledger import Ledger
+from ..turns import TOLD, State
 from ..wire import RestartSignal
 from .gate import Switch
 from .journal import Journal
@@ -101,9 +102,10 @@ class Drainer:
         logger.warning("stop now: told twice")
         self._take(self._drain.stop())
 
-    def turn_ended(self, turn_id: str, *, parked: bool) -> None:
-        """A turn ended; the drain may be over."""
-        self._drain.turn_ended(turn_id, parked=parked)
+    def turn_left(self, turn_id: str, state: State | None) -> None:
+        """A turn left the ledger; the drain may be over. Only an end or a parking is reported."""
+        if state is State.PARKED or state in TOLD:
+            self._drain.turn_ended(turn_id, parked=state is State.PARKED)
         self.look()
 
     def look(self) -> None:

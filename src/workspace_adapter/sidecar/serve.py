@@ -228,7 +228,7 @@ class Sidecar:
             reopen=sessions.start_what_may,
         )
         sessions.on_change = drainer.look
-        sessions.on_end = lambda turn_id, parked: drainer.turn_ended(turn_id, parked=parked)
+        sessions.on_end = drainer.turn_left
         door = self._door = Door(
             journal=journal,
             bell=self._bell,

@@ -70,8 +70,8 @@ class Sessions:
         self._runners: TaskGroup | None = None
         self.on_change: Callable[[], None] = lambda: None
         """A running turn's calls changed."""
-        self.on_end: Callable[[str, bool], None] = lambda turn_id, parked: None
-        """A turn left the ledger; whether it parked."""
+        self.on_end: Callable[[str, State | None], None] = lambda turn_id, state: None
+        """A turn left the ledger, in this state; ``None`` when the journal forgot it."""
 
     # --- for the door and the operator ----------------------------------------------
 
@@ -255,7 +255,7 @@ class Sessions:
         lane.running = None
         self._ledger.end(running.turn_id)
         turn = self._journal.turn(running.turn_id)
-        self.on_end(running.turn_id, turn is not None and turn.state is State.PARKED)
+        self.on_end(running.turn_id, turn.state if turn is not None else None)
         if turn is not None and not self._stopping:
             again = turn.id in self._asked_again
             if again or turn.state in (State.ACCEPTED, State.PARKED, State.INTERRUPTED):
