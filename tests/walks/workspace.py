@@ -34,7 +34,9 @@ class Workspace(BareWorkspace):
         super().__init__(
             root,
             adapter,
-            environ={"PATH": os.environ["PATH"], "HOME": str(root)},
+            # CI_MARK is how a run of CI that is broken off finds what it left.
+            environ={name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+            | {"HOME": str(root)},
             settings={"WORKSPACE_LOG_LEVEL": "debug", **settings},
             patience=DEADLINE,
         )
