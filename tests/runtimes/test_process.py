@@ -103,5 +103,6 @@ async def test_claude_and_its_tools_end_when_their_sidecar_is_killed(stand: Stan
         await until(lambda: stand.effects == ["begun"], within=20)
         assert stand.children.alive()
         holder.kill()
-    await until(lambda: not stand.children.alive(), within=3, what="the CLI and its tool are gone")
+    # Told to stop inside a tool, the CLI takes 2.1 or 3.6 s, timers of its own.
+    await until(lambda: not stand.children.alive(), within=10, what="the CLI and its tool are gone")
     assert stand.effects == ["begun"]
