@@ -20,7 +20,7 @@ def lines(stream: StringIO) -> list[str]:
 
 
 def test_our_records_are_shown_with_their_ids(logged: StringIO) -> None:
-    logging.getLogger("workspace_adapter.sidecar.door").info(
+    logging.getLogger("workspace_adapter.sidecar.boot").info(
         "turn %s", "t-1", extra={"turn_id": "t-1", "n": 2}
     )
     (line,) = lines(logged)
@@ -28,7 +28,7 @@ def test_our_records_are_shown_with_their_ids(logged: StringIO) -> None:
     assert read.pop("time").endswith("Z")
     assert read == {
         "level": "info",
-        "logger": "workspace_adapter.sidecar.door",
+        "logger": "workspace_adapter.sidecar.boot",
         "message": "turn t-1",
         "turn_id": "t-1",
         "n": 2,
@@ -38,7 +38,7 @@ def test_our_records_are_shown_with_their_ids(logged: StringIO) -> None:
 def test_text_is_one_line_too(logged: StringIO) -> None:
     stream = StringIO()
     set_up("info", "text", stream)
-    logger = logging.getLogger("workspace_adapter.sidecar.door")
+    logger = logging.getLogger("workspace_adapter.sidecar.boot")
     logger.debug("not shown")
     logger.warning("two\nlines", extra={"turn_id": "t-1"})
     try:
@@ -46,8 +46,8 @@ def test_text_is_one_line_too(logged: StringIO) -> None:
     except ValueError:
         logger.exception("broke")
     first, second = lines(stream)
-    assert first.endswith("Z warning sidecar.door: two\\nlines turn_id=t-1")
-    assert "sidecar.door: broke\\nTraceback" in second
+    assert first.endswith("Z warning sidecar.boot: two\\nlines turn_id=t-1")
+    assert "sidecar.boot: broke\\nTraceback" in second
     assert second.endswith("ValueError: why")
 
 

@@ -22,10 +22,10 @@ from starlette.types import ASGIApp
 from ..drain import Report
 from ..settings import Settings
 from ..wire import BadSignal, RestartSignal, parse_restart_signal, rpc_error, rpc_result
-from . import edge
-from .bearer import InboundSecret
-from .card import card, etag
-from .door import Door
+from .door import edge
+from .door.bearer import InboundSecret
+from .door.card import card, etag
+from .door.door import Door
 from .drainer import SignalTooSoon
 
 _CARD_MAX_AGE = 60

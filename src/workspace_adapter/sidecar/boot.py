@@ -60,7 +60,7 @@ class Recovery:
             for turn in found:
                 if turn.state is State.RUNNING:
                     writes.start_soon(self._interrupted, turn)
-        return [turn for turn in self._journal.unfinished() if turn.state is not State.SUSPENDED]
+        return self._journal.unfinished()
 
     async def _interrupted(self, turn: Turn) -> None:
         await insist(

@@ -34,23 +34,22 @@ from .app import create_app
 from .bell import Bell
 from .boot import Recovery
 from .children import LifeChildren, end_this_boot
-from .control import Control
-from .control_socket import listening
-from .door import Door
+from .control.socket import listening
+from .control.verbs import Control
+from .door.door import Door
+from .door.parts import Uploads
 from .drainer import Drainer
 from .fence import fence
 from .front import Front
-from .gate import UNWRITABLE, Switch
+from .gate import Switch
+from .housekeeping import Housekeeping
 from .journal import Journal
-from .lane import Bounds, Ground
 from .last_resort import LastResort
-from .parts import Uploads
-from .sessions import Sessions
+from .sessions.lane import Bounds, Ground
+from .sessions.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
-_PRUNE_EVERY = 60.0
-_PROBE_EVERY = 0.5
 _REOPEN_EVERY = 1.0
 _SERVER_GRACE = 0.3
 """Seconds uvicorn gets to write out what was answered."""
@@ -102,9 +101,9 @@ class Sidecar:
         self._started = time.time()
         self._state_dir = Path(settings.state_dir)
         self._switch = Switch()
+        self._housekeeping = Housekeeping(self._switch, retention=settings.journal_retention, clock=time.time)
         self._ledger = Ledger(settings.max_concurrent_turns)
         self._front = Front(held_limit=settings.held_limit)
-        self._healthy = True
         self._open = False
         self._stop_asked = 0
         self._journal: Journal | None = None
@@ -168,7 +167,7 @@ class Sidecar:
                     boot_id=self._boot_id,
                     now=time.time(),
                     on_change=bell.ring,
-                    on_health=self._on_health,
+                    on_health=self._housekeeping.on_health,
                 )
             except JournalUnavailable as error:
                 if said != str(error):
@@ -259,7 +258,7 @@ class Sidecar:
         ):
             self._front.show(app)
             rooms.start_soon(drainer.run)
-            rooms.start_soon(self._keep_house, journal, sessions, uploads)
+            rooms.start_soon(self._housekeeping.run, journal, uploads, sessions.start_what_may)
             for turn in await recovery.unfinished():
                 sessions.submit(turn)
             rooms.start_soon(sessions.run)
@@ -314,36 +313,6 @@ class Sidecar:
         if self._journal is not None:
             end_this_boot(self._journal)
 
-    # --- housekeeping ---------------------------------------------------------------
-
-    def _on_health(self, healthy: bool) -> None:
-        if healthy is self._healthy:
-            return
-        self._healthy = healthy
-        if not healthy:
-            logger.error("the journal cannot be written: no tool call and no turn starts until it can")
-            self._switch.close(UNWRITABLE)
-
-    async def _keep_house(self, journal: Journal, sessions: Sessions, uploads: Uploads) -> None:
-        pruned = time.monotonic()
-        while True:
-            await anyio.sleep(_PROBE_EVERY)
-            try:
-                if UNWRITABLE in self._switch.closed_by:
-                    await journal.probe()
-                    logger.warning("the journal can be written again")
-                    if self._switch.open(UNWRITABLE):
-                        sessions.start_what_may()
-                elif time.monotonic() - pruned > _PRUNE_EVERY:
-                    pruned = time.monotonic()
-                    retention, now = self._settings.journal_retention, time.time()
-                    await journal.prune(retention=retention, now=now)
-                    await uploads.prune(before=now - 2 * retention)
-            except JournalUnavailable:
-                continue
-            except OSError as error:
-                logger.warning("old uploads could not be removed: %s", error)
-
     # --- what it says of itself -----------------------------------------------------
 
     def _url(self) -> str:
@@ -354,7 +323,7 @@ class Sidecar:
         """Say whether messages are accepted, else why not."""
         if not self._open:
             return False, "booting: interrupted work is not submitted yet"
-        if not self._healthy:
+        if not self._housekeeping.healthy:
             return False, "the journal cannot be written"
         if self._drainer is not None and self._drainer.state is DrainState.STOPPING:
             return False, "stopping"

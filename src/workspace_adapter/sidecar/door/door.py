@@ -23,16 +23,16 @@ from a2a.utils.errors import (
     UnsupportedOperationError,
 )
 
-from .. import wire
-from ..errors import BadMessage, ContentConflict, InboxFull, JournalError, Refused, UnknownTask
-from ..settings import Settings
-from ..turns import ENDED, TOLD, State, Turn
+from ... import wire
+from ...errors import BadMessage, ContentConflict, InboxFull, JournalError, Refused, UnknownTask
+from ...settings import Settings
+from ...turns import ENDED, TOLD, State, Turn
+from ..bell import Bell
+from ..journal import Accepted, Journal, NewTurn
 from . import listing, rendering
-from .bell import Bell
 from .cursor import Cursor
 from .edge import KEY, Exchange
 from .envelope import Call, Dialect
-from .journal import Accepted, Journal, NewTurn
 from .parts import Uploads
 from .refusal import Refusal, bad_params, busy
 from .rendering import Event

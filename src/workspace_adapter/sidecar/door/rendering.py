@@ -21,10 +21,10 @@ from a2a.types.a2a_pb2 import (
     TaskStatusUpdateEvent,
 )
 
-from ..turns import TOLD, OutcomeKind, State, Turn
-from ..wire import SentBytes, SentData, SentFile, SentText, parse_parts
+from ...turns import TOLD, OutcomeKind, State, Turn
+from ...wire import SentBytes, SentData, SentFile, SentText, parse_parts
+from ..journal import LoggedEvent
 from .cursor import Cursor
-from .journal import LoggedEvent
 
 ANSWER = "answer"
 """The artifactId of what the agent says to the asker."""

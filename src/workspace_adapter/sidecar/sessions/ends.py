@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import AdapterError, BadMessage, RuntimeLost, RuntimeUnusable, SessionLost, TurnFailed
-from ..events import Finish, TurnFinished, Usage
-from ..resume import Evidence
-from ..turns import Outcome, OutcomeKind, State
+from ...errors import AdapterError, BadMessage, RuntimeLost, RuntimeUnusable, SessionLost, TurnFailed
+from ...events import Finish, TurnFinished, Usage
+from ...resume import Evidence
+from ...turns import Outcome, OutcomeKind, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

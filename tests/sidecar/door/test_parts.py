@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from workspace_adapter.adapter import DataPart, FilePart, TextPart
 from workspace_adapter.errors import BadMessage
-from workspace_adapter.sidecar.parts import Uploads, safe_name
+from workspace_adapter.sidecar.door.parts import Uploads, safe_name
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from workspace_adapter.drain import Report
 from workspace_adapter.settings import Settings
 from workspace_adapter.sidecar.app import create_app
 from workspace_adapter.sidecar.bell import Bell
-from workspace_adapter.sidecar.door import Door
+from workspace_adapter.sidecar.door.door import Door
+from workspace_adapter.sidecar.door.parts import Uploads
 from workspace_adapter.sidecar.drainer import SignalTooSoon
 from workspace_adapter.sidecar.journal import Journal, NewEvent
-from workspace_adapter.sidecar.parts import Uploads
 from workspace_adapter.turns import ENDED, Outcome, OutcomeKind, State, Turn
 from workspace_adapter.wire import RestartSignal
 

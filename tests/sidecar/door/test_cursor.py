@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workspace_adapter.sidecar.cursor import Cursor
+from workspace_adapter.sidecar.door.cursor import Cursor
 
 numbers = st.integers(0, 10**18 - 1)
 cursors = st.builds(Cursor, numbers, numbers, st.integers(0, 2))

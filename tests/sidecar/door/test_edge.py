@@ -11,9 +11,9 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from workspace_adapter.sidecar import edge
-from workspace_adapter.sidecar.bearer import Bearer, InboundSecret
-from workspace_adapter.sidecar.refusal import restarting
+from workspace_adapter.sidecar.door import edge
+from workspace_adapter.sidecar.door.bearer import Bearer, InboundSecret
+from workspace_adapter.sidecar.door.refusal import restarting
 
 from .stage import (
     DEADLINE,

@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import SocketListener, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from ..errors import StateDirError, WorkspaceAdapterError
+from ...errors import StateDirError, WorkspaceAdapterError
 
 logger = logging.getLogger(__name__)
 

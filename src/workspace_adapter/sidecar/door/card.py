@@ -22,9 +22,9 @@ from a2a.types.a2a_pb2 import (
     StringList,
 )
 
-from .. import __version__
-from ..errors import SettingsError
-from ..settings import Settings
+from ... import __version__
+from ...errors import SettingsError
+from ...settings import Settings
 
 _BINDINGS = (("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3"))
 """The 0.3 one makes the codec add the members that only 0.3 knows."""

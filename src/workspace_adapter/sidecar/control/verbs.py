@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import UnknownTask, WorkspaceAdapterError
-from ..ledger import Ledger
-from ..turns import Turn
-from .control_socket import Verb
-from .drainer import Drainer
-from .journal import Journal
-from .sessions import Sessions
+from ...errors import UnknownTask, WorkspaceAdapterError
+from ...ledger import Ledger
+from ...turns import Turn
+from ..drainer import Drainer
+from ..journal import Journal
+from ..sessions.sessions import Sessions
+from .socket import Verb
 
 
 class Control:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from a2a.types import a2a_pb2 as a2a
 
-from ..turns import Turn
+from ...turns import Turn
 from . import rendering
 from .refusal import bad_params
 from .tasks import Tasks

@@ -14,18 +14,18 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from ..adapter import RuntimeAdapter, RuntimeSession, SessionContext, StopReason, TurnRequest
-from ..errors import AdapterError, ContractBroken
-from ..events import SessionBound, ToolCall, TurnFinished, Usage
-from ..ledger import Running
-from ..turns import State, Turn
-from .children import LifeChildren
+from ...adapter import RuntimeAdapter, RuntimeSession, SessionContext, StopReason, TurnRequest
+from ...errors import AdapterError, ContractBroken
+from ...events import SessionBound, ToolCall, TurnFinished, Usage
+from ...ledger import Running
+from ...turns import State, Turn
+from ..children import LifeChildren
+from ..fence import fence
+from ..gate import SessionGate
+from ..insist import insist
+from ..journal import Journal
 from .ends import End, failed, finished, idle
 from .eventlog import EventLog
-from .fence import fence
-from .gate import SessionGate
-from .insist import insist
-from .journal import Journal
 
 logger = logging.getLogger(__name__)
 

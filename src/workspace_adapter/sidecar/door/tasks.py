@@ -6,11 +6,11 @@ import json
 
 from a2a.types import a2a_pb2 as a2a
 
-from ..errors import UnknownTask
-from ..turns import TOLD, Turn
+from ...errors import UnknownTask
+from ...turns import TOLD, Turn
+from ..journal import Journal
 from . import rendering
 from .cursor import Cursor
-from .journal import Journal
 from .rendering import Progress
 
 _AT_ONCE = 1000

@@ -45,7 +45,7 @@ from a2a.utils.errors import (
     JSONParseError,
 )
 
-from .. import wire
+from ... import wire
 
 
 class Binding(StrEnum):

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from a2a.utils.errors import MethodNotFoundError, VersionNotSupportedError
 
-from ..errors import BadMessage
-from ..wire import MAX_DEPTH, SentMessage, depth, parse_message
+from ...errors import BadMessage
+from ...wire import MAX_DEPTH, SentMessage, depth, parse_message
 from .refusal import Binding, Refusal, bad_params, invalid_request, not_json
 
 

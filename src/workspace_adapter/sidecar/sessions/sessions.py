@@ -12,18 +12,18 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from ..adapter import Part, StopReason, TurnRequest
-from ..errors import BadMessage, InvalidTransition, TurnFailed
-from ..ledger import Ledger, Running
-from ..resume import Action, Evidence, Verdict
-from ..turns import CANCELABLE, Outcome, OutcomeKind, State, Turn
-from .boot import Recovery
+from ...adapter import Part, StopReason, TurnRequest
+from ...errors import BadMessage, InvalidTransition, TurnFailed
+from ...ledger import Ledger, Running
+from ...resume import Action, Evidence, Verdict
+from ...turns import CANCELABLE, Outcome, OutcomeKind, State, Turn
+from ..boot import Recovery
+from ..fence import cancelled_by_us
+from ..gate import UNWRITABLE, SessionGate, Switch
+from ..insist import insist
+from ..journal import NewEvent
 from .ends import End, failed
 from .eventlog import EventLog
-from .fence import cancelled_by_us
-from .gate import UNWRITABLE, SessionGate, Switch
-from .insist import insist
-from .journal import NewEvent
 from .lane import Ground, Lane
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import secrets
 import time
 from pathlib import Path
 
-from ..errors import UnknownTask, WorkspaceAdapterError
-from ..turns import CANCELABLE, Outcome, OutcomeKind, State
-from .journal import Journal, Reader
+from ...errors import UnknownTask, WorkspaceAdapterError
+from ...turns import CANCELABLE, Outcome, OutcomeKind, State
+from ..journal import Journal, Reader
 
 
 async def change(state_dir: Path, verb: str, turn_id: str) -> dict[str, str]:

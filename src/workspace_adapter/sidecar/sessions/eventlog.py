@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import anyio
 
-from ..events import Activity, Artifact, Text, ToolCall
-from .insist import insist
-from .journal import Journal, NewEvent
+from ...events import Activity, Artifact, Text, ToolCall
+from ..insist import insist
+from ..journal import Journal, NewEvent
 
 COALESCE = 0.25
 """Seconds a piece of text may wait for the next one."""

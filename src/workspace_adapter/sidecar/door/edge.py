@@ -18,7 +18,7 @@ import anyio.lowlevel
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..settings import Settings
+from ...settings import Settings
 from .bearer import Bearer, InboundSecret
 from .envelope import Call, read_json, request_id_of, rest_call, rpc_call
 from .refusal import (

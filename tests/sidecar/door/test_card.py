@@ -8,7 +8,7 @@ import pytest
 
 from workspace_adapter.errors import SettingsError
 from workspace_adapter.settings import Settings
-from workspace_adapter.sidecar.card import card
+from workspace_adapter.sidecar.door.card import card
 
 
 @pytest.fixture

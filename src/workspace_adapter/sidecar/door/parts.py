@@ -15,9 +15,9 @@ from urllib.parse import unquote
 
 import anyio.to_thread
 
-from ..adapter import DataPart, FilePart, Part, TextPart
-from ..errors import BadMessage
-from ..wire import SentBytes, SentData, SentFile, SentPart, SentText, parse_parts
+from ...adapter import DataPart, FilePart, Part, TextPart
+from ...errors import BadMessage
+from ...wire import SentBytes, SentData, SentFile, SentPart, SentText, parse_parts
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")

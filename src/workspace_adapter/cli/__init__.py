@@ -1,0 +1,51 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import MutableMapping, Sequence
+
+from .. import __version__
+from ..errors import SettingsError, WorkspaceAdapterError
+from . import author, turns, workspace
+from .parsing import Command
+
+
+def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    """Run one command; return the process's exit code.
+
+    0 done; 1 it could not be done; 2 the command line or a setting is wrong; and for
+    ``drain`` 3 not everything settled, 4 no sidecar runs.
+    """
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        code = command(options, environ)
+        sys.stdout.flush()
+        return code
+    except SettingsError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 2
+    except WorkspaceAdapterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not say so again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="workspace-adapter", description="Nothing an agent in a container was asked is ever lost."
+    )
+    parser.add_argument("--version", action="version", version=f"workspace-adapter {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for room in (workspace, turns, author):
+        room.declare(commands)
+    return parser

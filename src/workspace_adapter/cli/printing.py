@@ -1,0 +1,32 @@
+"""How a command prints: a table for people, JSON for machines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+
+def time(at: float | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def show(options: argparse.Namespace, value: Mapping[str, Any], rows: Sequence[tuple[str, object]]) -> None:
+    if options.json:
+        print(json.dumps(value))
+    else:
+        table([(name, "" if text is None else str(text)) for name, text in rows])
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> None:
+    rows = [tuple(map(_printable, row)) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would obey: ids and causes may hold what callers sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,1 @@
+"""What an operator may say to a workspace, whether it runs or not."""

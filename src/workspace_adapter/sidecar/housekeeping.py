@@ -1,0 +1,62 @@
+"""What is done to the journal from time to time: found writable again, and pruned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+
+from ..errors import JournalUnavailable
+from .door.parts import Uploads
+from .gate import UNWRITABLE, Switch
+from .journal import Journal
+
+logger = logging.getLogger(__name__)
+
+_PRUNE_EVERY = 60.0
+_PROBE_EVERY = 0.5
+
+
+class Housekeeping:
+    """Closes the gate while the journal cannot be written, and forgets what is old.
+
+    Args:
+        retention: seconds; see ``WORKSPACE_JOURNAL_RETENTION``.
+    """
+
+    def __init__(self, switch: Switch, *, retention: float, clock: Callable[[], float]) -> None:
+        self._switch = switch
+        self._retention = retention
+        self._clock = clock
+        self.healthy = True
+        """Whether the journal can be written."""
+
+    def on_health(self, healthy: bool) -> None:
+        """The journal found out whether it can be written."""
+        if healthy is self.healthy:
+            return
+        self.healthy = healthy
+        if not healthy:
+            logger.error("the journal cannot be written: no tool call and no turn starts until it can")
+            self._switch.close(UNWRITABLE)
+
+    async def run(self, journal: Journal, uploads: Uploads, reopened: Callable[[], None]) -> None:
+        """Look after them until cancelled; ``reopened`` is called when turns may start again."""
+        pruned = anyio.current_time()
+        while True:
+            await anyio.sleep(_PROBE_EVERY)
+            try:
+                if UNWRITABLE in self._switch.closed_by:
+                    await journal.probe()
+                    logger.warning("the journal can be written again")
+                    if self._switch.open(UNWRITABLE):
+                        reopened()
+                elif anyio.current_time() - pruned > _PRUNE_EVERY:
+                    pruned = anyio.current_time()
+                    await journal.prune(retention=self._retention, now=self._clock())
+                    await uploads.prune(before=self._clock() - 2 * self._retention)
+            except JournalUnavailable:
+                continue
+            except OSError as error:
+                logger.warning("old uploads could not be removed: %s", error)
