@@ -1,0 +1,1 @@
+"""What the figures are, each beside its limit or its peer; see README.md."""

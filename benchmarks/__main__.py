@@ -1,0 +1,11 @@
+"""The rows there are."""
+
+import sys
+
+from benchmarks.frame.command import run
+
+ROWS = ("accept",)
+"""Files of this folder, in the table's order."""
+
+if __name__ == "__main__":
+    sys.exit(run({name: f"benchmarks.{name}" for name in ROWS}, sys.argv[1:]))

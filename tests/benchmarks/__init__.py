@@ -1,0 +1,1 @@
+"""The frame of the benchmarks; what they measure is never a test."""
