@@ -4,7 +4,7 @@ import sys
 
 from benchmarks.frame.command import run
 
-ROWS = ("accept",)
+ROWS = ("accept", "send")
 """Files of this folder, in the table's order."""
 
 if __name__ == "__main__":
