@@ -220,7 +220,7 @@ def check(connection: sqlite3.Connection, path: Path, migrations: Sequence[str] 
     if version > len(migrations):
         raise JournalTooNew(
             f"{path} was written by a newer version (schema {version}, this one knows {len(migrations)}):"
-            " upgrade, or move the file aside to begin with an empty journal"
+            " upgrade, or move the whole state directory aside to begin anew"
         )
     return int(version)
 
