@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import anyio
 import pytest
 
 from tests.conftest import require
+from workspace_adapter.cli import run
+from workspace_adapter.sidecar.journal import Journal
 
 from .workspace import ENDS, Workspace, answer_of, script, workspace
 
@@ -26,8 +29,14 @@ COMMANDS = (
     ("turns",),
     ("turns", "list"),
     ("turns", "show", "x"),
+    ("turns", "answer", "x"),
     ("turns", "cancel", "x"),
     ("turns", "release", "x"),
+    ("sessions", "list"),
+    ("sessions", "show", "x"),
+    ("journal", "size"),
+    ("journal", "export", "x"),
+    ("journal", "check"),
 )
 
 
@@ -107,10 +116,21 @@ async def test_up_down_and_killed_every_command_has_its_answer(tmp_path: Path) -
                 said = ws.command("turns", verb, turn["id"])
                 assert said.returncode == 1
                 assert "answered" in said.stderr
-            for arguments in (("show", "x"), ("cancel", "x"), ("release", "x")):
-                said = ws.command("turns", *arguments)
+            for verb in ("show", "answer", "cancel", "release"):
+                said = ws.command("turns", verb, "x")
                 assert said.returncode == 1
                 assert "turns list" in said.stderr
+            said = ws.command("sessions", "show", "x")
+            assert (said.returncode, "sessions list" in said.stderr) == (1, True)
+            (session,) = printed(ws, "sessions", "list")
+            assert session["turns"] == {"answered": 1}
+            assert session["runtime"] == ("open" if state == "up" else None)
+            shown = printed(ws, "sessions", "show", session["id"])
+            assert [recent["id"] for recent in shown["recent"]] == [turn["id"]]
+            assert ws.command("turns", "answer", turn["id"][:8]).stdout == "done\n"
+            assert printed(ws, "journal", "export", turn["id"])["turn"]["answer"] == "done"
+            assert printed(ws, "journal", "size")["rows"]["turns"] == 1
+            assert printed(ws, "journal", "check") == {"whole": True, "problems": []}
             drained = ws.command("drain", "--json")
             assert drained.returncode == (0 if state == "up" else 4)
             if state == "up":
@@ -119,6 +139,105 @@ async def test_up_down_and_killed_every_command_has_its_answer(tmp_path: Path) -
             elif state == "down":
                 await ws.start()
                 ws.kill_everything()
+
+
+def printed(ws: Workspace, *arguments: str) -> Any:
+    """What a command prints for machines."""
+    said = ws.command(*arguments, "--json")
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
+
+
+async def test_turns_are_listed_by_what_an_operator_knows_of_them(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        for context in ("one", "two", "one"):
+            await ws.send(script({"say": "hm"}, {"answer": "done"}), context_id=context)
+        newest, middle, oldest = printed(ws, "turns", "list")
+        ask = partial(printed, ws, "turns", "list")
+        assert ask("--session", "one") == [newest, oldest]
+        assert ask("--session", "one", "--before", newest["id"]) == [oldest]
+        assert ask("--state", "failed", "--state", "answered", "--limit", "1") == [newest]
+        assert ask("--state", "failed") == ask("--caller", "nobody") == ask("--until", "1h") == []
+        assert len(ask("--since", "1h")) == 3
+        assert "the next page: --before" in ws.command("turns", "--limit", "2").stderr
+        shown = printed(ws, "turns", "show", middle["id"], "--events")
+        assert shown["answer"] == "done"
+        assert [event["kind"] for event in shown["events"]][:1] == ["status"]
+        ambiguous = ws.command("turns", "show", "")
+        assert ambiguous.returncode == 1
+
+
+async def test_several_turns_are_canceled_at_once_and_each_refusal_is_told(tmp_path: Path) -> None:
+    async with workspace(tmp_path, WORKSPACE_MAX_CONCURRENT_TURNS="2") as ws:
+        with anyio.move_on_after(20):
+            async with anyio.create_task_group() as callers:
+                for name in "ab":
+                    callers.start_soon(
+                        ws.send, script({"tool": "sh", "input": f"echo {name} >> effects; sleep 20"})
+                    )
+                for name in "ab":
+                    await ws.until_effect(name)
+                first, second = (turn["id"] for turn in ws.turns())
+                shown = ws.turn(first)
+                assert "echo" in shown["message"]
+                assert shown["calls"][0]["state"] == "unknown"
+                said = ws.command("turns", "cancel", first, "zz", second, first, "--json")
+        assert said.returncode == 1
+        assert json.loads(said.stdout) == [{"turn": id, "state": "canceled"} for id in (first, second)]
+        assert said.stderr == "there is no turn 'zz'; see: workspace-adapter turns list\n"
+
+
+async def test_output_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        await ws.send(script({"answer": "ünprintable in ASCII"}))
+        (turn,) = ws.turns()
+        with Path("/dev/full").open("w") as full:
+            said = subprocess.run(
+                [sys.executable, "-m", "workspace_adapter", "turns"],
+                env=ws.environ,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=20,
+                check=False,
+            )
+        assert (said.returncode, said.stderr) == (1, "the output: No space left on device\n")
+        ws.environ["PYTHONIOENCODING"] = "ascii"
+        assert ws.command("turns", "answer", turn["id"]).stdout == "\\xfcnprintable in ASCII\n"
+
+
+def test_a_journal_that_cannot_be_used_is_told_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anyio.run(made, tmp_path)
+    journal = tmp_path / "journal.db"
+    whole = journal.read_bytes()
+    newer = whole[:60] + (99).to_bytes(4, "big") + whole[64:]
+    torn = whole[:4096] + b"\xff" * (len(whole) - 4096)
+    for content, told in (
+        (b"", "the next start of the sidecar saves"),
+        (b"no database" * 999, "the next start of the sidecar saves"),
+        (torn, "saves what can be read"),
+        (newer, "upgrade"),
+    ):
+        journal.write_bytes(content)
+        for arguments in COMMANDS:
+            code = run(arguments, {"WORKSPACE_STATE_DIR": str(tmp_path)})
+            said = "".join(capsys.readouterr())
+            assert code == (4 if arguments == ("drain",) else 1)
+            assert told in said or arguments == ("drain",), (arguments, said)
+
+
+async def made(state_dir: Path) -> None:
+    """Make an empty journal."""
+    await (await Journal.open(state_dir, boot_id="boot", now=1.0)).close()
+
+
+@pytest.mark.parametrize("when", ["soon", "12", "-3h", "2026-13-01"])
+def test_a_time_that_is_none_is_refused(when: str) -> None:
+    said = command("turns", f"--since={when}")
+    assert said.returncode == 2
+    assert "an age such as" in said.stderr
 
 
 def on_control_socket(ws: Workspace, line: bytes) -> dict[str, Any]:

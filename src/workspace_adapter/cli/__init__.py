@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import MutableMapping, Sequence
 
 from .. import __version__
 from ..errors import SettingsError, WorkspaceAdapterError
-from . import author, turns, workspace
+from . import author, journal, sessions, turns, workspace
 from .parsing import Command
 
 
@@ -21,6 +22,8 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """
     options = _parser().parse_args(arguments)
     command: Command = options.command
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command(options, environ)
         sys.stdout.flush()
@@ -33,11 +36,20 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not say so again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has seen enough.
+        _print_no_more()
         return 0
+    except OSError as error:
+        print(f"{error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        _print_no_more()
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _print_no_more() -> None:
+    """Have Python not try again at its exit to print what cannot be printed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"workspace-adapter {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for room in (workspace, turns, author):
+    for room in (workspace, sessions, turns, journal, author):
         room.declare(commands)
     return parser

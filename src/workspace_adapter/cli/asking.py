@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..errors import SettingsError
+from ..errors import SettingsError, UnknownTask, WorkspaceAdapterError
 from ..settings import Settings, variables
+
+if TYPE_CHECKING:
+    from ..sidecar.journal import Reader
 
 PATIENCE = 10.0
 """Seconds a sidecar gets to answer, beside what it was asked to wait."""
@@ -28,6 +31,24 @@ def setting(environ: Mapping[str, str], name: str) -> Any:
         return variable.parse(given)
     except ValueError as error:
         raise SettingsError((f"{variable.name}={given!r}: {error}",)) from None
+
+
+def whole_id(journal: Reader, given: str) -> str:
+    """Return the id of the turn whose id begins so.
+
+    Raises:
+        UnknownTask: there is none.
+        WorkspaceAdapterError: there is more than one.
+    """
+    found = journal.ids_beginning(given) if given else []
+    if not found:
+        raise UnknownTask(f"there is no turn {given!r}; see: workspace-adapter turns list")
+    if len(found) > 1:
+        shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        raise WorkspaceAdapterError(
+            f"more than one turn begins with {given!r} ({shown}): give more of the id"
+        )
+    return found[0]
 
 
 def ask(environ: Mapping[str, str], verb: str, *, patience: float = PATIENCE, **arguments: Any) -> Any:

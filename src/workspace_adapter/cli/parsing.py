@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import re
+import time
 from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 from ..settings import integer, seconds
 
 Command = Callable[[argparse.Namespace, MutableMapping[str, str]], int]
 """From the options and the environment to the exit code."""
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add(
@@ -33,6 +38,19 @@ def duration(text: str) -> float:
         return seconds()(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def moment(text: str) -> float:
+    """Take a time from the command line, as UTC epoch seconds: an age such as ``90m``, or a date."""
+    if aged := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
+        return time.time() - float(aged[1]) * _SECONDS[aged[2]]
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither an age such as 45s, 90m, 12h, 7d nor a time such as 2026-01-31T23:59"
+        ) from None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
 def count(text: str) -> int:

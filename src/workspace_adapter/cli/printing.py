@@ -8,16 +8,34 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
 
 def time(at: float | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
+def size(bytes: int) -> str:
+    """Return a size for people, exact below a KiB."""
+    if bytes < 1024:
+        return f"{bytes} bytes"
+    return next(f"{bytes / unit:.1f} {name}" for unit, name in _UNITS if bytes >= unit)
+
+
+def excerpt(text: str, most: int = 200) -> str:
+    """Return the beginning of a text, and how long it is where that is not all."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
 def show(options: argparse.Namespace, value: Mapping[str, Any], rows: Sequence[tuple[str, object]]) -> None:
     if options.json:
-        print(json.dumps(value))
+        print_json(value)
     else:
         table([(name, "" if text is None else str(text)) for name, text in rows])
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value))
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> None:

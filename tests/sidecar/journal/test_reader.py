@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from workspace_adapter.errors import JournalError, JournalUnavailable
+from workspace_adapter.events import SessionHandle
 from workspace_adapter.sidecar.journal import Journal, Reader
 from workspace_adapter.turns import State
 
@@ -71,3 +72,37 @@ async def test_a_journal_that_cannot_be_read_is_a_journal_error(state_dir: Path)
     (state_dir / "journal.db").write_bytes(b"no database at all" * 999)
     with pytest.raises(JournalUnavailable, match=r"cannot read .*journal\.db: file is not a database"):
         Reader.open(state_dir)
+
+
+async def test_sessions_are_listed_with_their_turns_the_latest_active_first(
+    state_dir: Path, journal: Journal
+) -> None:
+    await answered(journal, "m1")
+    await running(journal, "m2")
+    await accept(journal, message("m3", session_id="later", caller="ann", accepted_at=NOW + 5))
+    await journal.bind("later", SessionHandle("h"))
+    with Reader.open(state_dir) as reader:
+        later, first = reader.sessions()
+        assert (later.session.id, later.session.caller, later.session.handle) == ("later", "ann", "h")
+        assert first.turns == {State.ANSWERED: 1, State.RUNNING: 1}
+        assert (later.active_at, first.active_at) == (NOW + 5, NOW)
+        assert reader.sessions(caller="ann") == reader.sessions(session_id="later") == [later]
+        assert reader.sessions(limit=1) == [later]
+        assert reader.sessions(session_id="nowhere") == []
+
+
+async def test_a_turn_is_found_by_the_beginning_of_its_id(state_dir: Path, journal: Journal) -> None:
+    for name in ("m1", "m10", "x"):
+        await accept(journal, message(name))
+    with Reader.open(state_dir) as reader:
+        assert reader.ids_beginning("turn-m1") == ["turn-m1"]
+        assert reader.ids_beginning("turn-m") == ["turn-m1", "turn-m10"]
+        assert reader.ids_beginning("turn-x") == ["turn-x"]
+        assert reader.ids_beginning("%") == []
+
+
+async def test_turns_are_listed_by_the_time_they_were_accepted(state_dir: Path, journal: Journal) -> None:
+    for number in range(4):
+        await accept(journal, message(f"m{number}", accepted_at=NOW + number))
+    listed = journal.turns(since=NOW + 1, until=NOW + 3)
+    assert [turn.message_id for turn in listed] == ["m2", "m1"]

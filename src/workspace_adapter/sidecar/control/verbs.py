@@ -40,6 +40,7 @@ class Control:
         """By name, as the socket takes them."""
         return {
             "status": self.status,
+            "sessions": self.sessions,
             "drain": self.drain,
             "cancel": self.cancel,
             "release": self.release,
@@ -48,6 +49,10 @@ class Control:
     async def status(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What ``/status`` says."""
         return self._status()
+
+    async def sessions(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Say of each session whose runtime is there whether it is ``open`` or ``running``."""
+        return self._sessions.runtimes()
 
     async def drain(self, request: Mapping[str, Any]) -> dict[str, object]:
         """Drain, and return the report: ``wait`` seconds at most.

@@ -22,10 +22,11 @@ INLINE_LIMIT = 256 * 1024
 DIRECTORY = "blobs"
 """Beneath the state directory."""
 
-_NAMED = """
-SELECT EXISTS (SELECT 1 FROM messages WHERE file = :digest)
-    OR EXISTS (SELECT 1 FROM turns WHERE answer_file = :digest)
+NAMED = """
+SELECT EXISTS (SELECT 1 FROM messages WHERE file = ?1)
+    OR EXISTS (SELECT 1 FROM turns WHERE answer_file = ?1)
 """
+"""Whether a row names the file of this digest."""
 
 
 class Staged:
@@ -85,7 +86,7 @@ class Blobs:
     def drop_unnamed(self, connection: sqlite3.Connection, digests: Iterable[str]) -> None:
         """Remove those of these files that no committed row names any more."""
         for digest in digests:
-            (named,) = connection.execute(_NAMED, {"digest": digest}).fetchone()
+            (named,) = connection.execute(NAMED, (digest,)).fetchone()
             if not named:
                 self._remove(self._directory / digest)
 

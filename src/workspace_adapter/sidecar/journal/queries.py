@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from ...errors import JournalError, JournalUnavailable
 from ...turns import ENDED, Call, Outcome, OutcomeKind, State, Turn
 from . import schema
 from .blobs import DIRECTORY, Blobs
-from .records import Child, LoggedEvent, Session
+from .records import Child, LoggedEvent, Session, SessionSummary
 
 Row = tuple[Any, ...]
 
@@ -42,6 +43,10 @@ SELECT state, count(*) FROM turns WHERE ended_at IS NULL GROUP BY state
 UNION ALL
 SELECT state, count(*) FROM turns WHERE ended_at IS NOT NULL GROUP BY state
 """
+
+
+DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+"""What SQLite says of a file that is damaged."""
 
 
 def turn_of(row: Row, read: Callable[[str], bytes | None]) -> Turn:
@@ -96,6 +101,20 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
+_SAVED = "It is damaged; the next start of the sidecar saves what can be read"
+
+
+def _unreadable(path: Path, error: Exception) -> JournalUnavailable:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in DAMAGED:
+        todo = f". {_SAVED}"
+    elif code == sqlite3.SQLITE_CANTOPEN:
+        todo = ". Run this command as the user the sidecar runs as"
+    else:
+        todo = ""
+    return JournalUnavailable(f"cannot read {path}: {error}{todo}")
+
+
 class Queries:
     """Reads on one connection of their own; every call sees the latest commit.
 
@@ -127,11 +146,14 @@ class Queries:
         caller: str | None = None,
         limit: int = 100,
         before_seq: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> list[Turn]:
         """Return turns that meet every condition given, newest first.
 
         Args:
             before_seq: only older ones than this, to go on from an earlier answer.
+            since: accepted then or later, in UTC epoch seconds; ``until``: before then.
         """
         conditions: list[str] = []
         values: list[object] = []
@@ -141,7 +163,13 @@ class Queries:
             values += wanted
             if not ENDED.intersection(wanted):
                 conditions.append("ended_at IS NULL")
-        for condition, value in (("session_id =", session_id), ("caller =", caller), ("seq <", before_seq)):
+        for condition, value in (
+            ("session_id =", session_id),
+            ("caller =", caller),
+            ("seq <", before_seq),
+            ("accepted_at >=", since),
+            ("accepted_at <", until),
+        ):
             if value is not None:
                 conditions.append(f"{condition} ?")
                 values.append(value)
@@ -232,11 +260,26 @@ class Queries:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> JournalUnavailable:
-        return JournalUnavailable(f"cannot read {self._path}: {error}")
+        return _unreadable(self._path, error)
+
+
+_SESSIONS = f"""
+WITH chosen AS (
+    SELECT * FROM sessions
+    WHERE (?1 IS NULL OR id = ?1) AND (?2 IS NULL OR caller = ?2)
+    ORDER BY last_turn_at DESC, id LIMIT ?3
+)
+SELECT {", ".join(f"chosen.{name}" for name in _SESSION_FIELDS)}, turns.state, count(turns.seq),
+    max(max(turns.accepted_at, coalesce(turns.last_event_at, 0), coalesce(turns.ended_at, 0)))
+FROM chosen LEFT JOIN turns ON turns.session_id = chosen.id
+GROUP BY chosen.id, turns.state ORDER BY chosen.last_turn_at DESC, chosen.id
+"""
 
 
 class Reader(Queries):
     """The journal for an operator's eyes, whether a sidecar runs or not. Close it."""
+
+    state_dir: Path
 
     @classmethod
     def open(cls, state_dir: Path) -> Self:
@@ -257,13 +300,54 @@ class Reader(Queries):
         try:
             reading = schema.connect(path, read_only=True)
             try:
-                schema.check(reading, path)
+                if schema.check(reading, path) == 0:
+                    raise JournalUnavailable(f"cannot read {path}: it holds no journal. {_SAVED}")
             except (JournalError, sqlite3.Error):
                 reading.close()
                 raise
         except sqlite3.Error as error:
-            raise JournalUnavailable(f"cannot read {path}: {error}") from error
-        return cls(path, reading, Blobs(state_dir))
+            raise _unreadable(path, error) from error
+        reader = cls(path, reading, Blobs(state_dir))
+        reader.state_dir = state_dir
+        return reader
+
+    def ids_beginning(self, prefix: str) -> list[str]:
+        """Return ids of turns that begin so: the one that is it, or else a few of them."""
+        if self._rows("SELECT 1 FROM turns WHERE id = ?", prefix):
+            return [prefix]
+        rows = self._rows("SELECT id FROM turns WHERE id >= ?1 AND id < ?1 || char(1114111) LIMIT 4", prefix)
+        return [id for (id,) in rows]
+
+    def sessions(
+        self, *, session_id: str | None = None, caller: str | None = None, limit: int = 100
+    ) -> list[SessionSummary]:
+        """Return conversations that meet every condition given, the latest active first."""
+        found: dict[str, SessionSummary] = {}
+        for *columns, state, count, active_at in self._rows(_SESSIONS, session_id, caller, limit):
+            session = Session(**dict(zip(_SESSION_FIELDS, columns, strict=True)))
+            summary = found.setdefault(session.id, SessionSummary(session, {}, session.last_turn_at))
+            if state is not None:
+                summary.turns[state] = count
+                summary.active_at = max(summary.active_at, active_at)
+        return list(found.values())
+
+    def records(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        """Return rows as they lie there, by the names of their columns."""
+        try:
+            cursor = self._reading.execute(sql, values)
+            names = [name for name, *_ in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Have every read see the same commit, the latest one now."""
+        self._rows("BEGIN")
+        try:
+            yield
+        finally:
+            self._rows("ROLLBACK")
 
     def close(self) -> None:
         """Close it."""

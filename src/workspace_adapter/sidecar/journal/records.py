@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...events import SessionHandle
-from ...turns import Turn
+from ...turns import State, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,17 @@ class Session:
     handle: SessionHandle | None
     created_at: float
     last_turn_at: float
+
+
+@dataclass(slots=True)
+class SessionSummary:
+    """One conversation as an operator lists it."""
+
+    session: Session
+    turns: dict[State, int]
+    """How many of its turns are in each state; those with none are left out."""
+    active_at: float
+    """When something last happened in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

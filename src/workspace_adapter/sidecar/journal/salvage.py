@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from . import schema
-from .queries import SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, outcome_of, turn_of
+from .queries import DAMAGED, SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, outcome_of, turn_of
 
 logger = logging.getLogger(__name__)
 
 _PARTS = ("", "-wal", "-shm")
-_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PAGE = 4096
 """Bytes; SQLite's default, and ours."""
 
@@ -77,7 +76,7 @@ def noticing_damage() -> Iterator[None]:
     except sqlite3.Error as error:
         # Without a code it is the sqlite3 module's own: a text that is not UTF-8.
         code = getattr(error, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF not in _CORRUPT:
+        if code is not None and code & 0xFF not in DAMAGED:
             raise
         raise Damaged(str(error)) from error
     except ValueError as error:

@@ -134,6 +134,14 @@ class Sessions:
                 return lane.running.turn_id
         return None
 
+    def runtimes(self) -> dict[str, str]:
+        """Return the sessions whose runtime is there: ``open`` and idle, or ``running`` a turn."""
+        return {
+            session_id: "running" if lane.running else "open"
+            for session_id, lane in self._lanes.items()
+            if lane.running or lane.warm
+        }
+
     # --- life -----------------------------------------------------------------------
 
     async def run(self) -> None:
