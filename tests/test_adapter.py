@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -19,24 +17,34 @@ from workspace_adapter.adapter import (
     SessionContext,
     StopReason,
     TextPart,
+    TurnEvents,
     TurnRequest,
 )
-from workspace_adapter.events import TurnEvent, TurnFinished
+from workspace_adapter.events import TurnFinished
 from workspace_adapter.resume import Evidence, Resumption
-from workspace_adapter.testing.recording import Record, RecordingChildren
+from workspace_adapter.testing.recording import Record, RecordingChildren, RecordingGate
 
 
 class LeastSession(RuntimeSession):
-    async def run_turn(self, turn: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
+    async def run_turn(self, turn: TurnRequest) -> TurnEvents:
         yield TurnFinished()
 
 
 class LeastAdapter(RuntimeAdapter):
     name = "least"
     capabilities = Capabilities(gate=None)
+    Session = LeastSession
 
-    def open_session(self, context: SessionContext) -> AbstractAsyncContextManager[RuntimeSession]:
-        raise NotImplementedError
+
+def context(directory: Path) -> SessionContext:
+    record = Record(lambda: 0, lambda moment: None)
+    return SessionContext(
+        session_id="s",
+        workdir=directory,
+        state_dir=directory,
+        gate=RecordingGate(record, permits=None, hold=False),
+        children=RecordingChildren(record, {}, "mark"),
+    )
 
 
 def request(*parts: Part, resumption: Resumption = Resumption.NEW, note: str | None = None) -> TurnRequest:
@@ -70,20 +78,34 @@ def test_a_continued_conversation_gets_the_note_alone() -> None:
     assert turn.prompt == "[Restarted: Do it.]"
 
 
-def test_two_methods_make_an_adapter_and_one_a_session() -> None:
-    assert RuntimeAdapter.__abstractmethods__ == {"open_session"}
-    assert RuntimeSession.__abstractmethods__ == {"run_turn"}
-    with pytest.raises(TypeError):
-        RuntimeSession()  # type: ignore[abstract]
+async def test_an_adapter_that_says_what_its_session_is_opens_it(tmp_path: Path) -> None:
+    given = context(tmp_path)
+    async with LeastAdapter().open_session(given) as session:
+        assert isinstance(session, LeastSession)
+        assert session.context is given
+
+
+def test_a_session_that_runs_no_turn_is_none(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="run_turn"):
+        RuntimeSession(context(tmp_path))  # type: ignore[abstract]
+
+
+def test_an_adapter_that_opens_no_session_is_none() -> None:
+    class Sessionless(RuntimeAdapter):
+        name = "sessionless"
+        capabilities = Capabilities(gate=None)
+
+    with pytest.raises(TypeError, match="Sessionless needs a `Session`, or an `open_session` of its own"):
+        Sessionless()
 
 
 async def test_everything_else_has_a_default(tmp_path: Path) -> None:
     adapter = LeastAdapter("settings")
     assert adapter.settings == "settings"
     assert await adapter.check() == ""
-    children = RecordingChildren(Record(lambda: 0, lambda moment: None), {}, "mark")
-    async with adapter.running(children, tmp_path):
-        await LeastSession().stop(StopReason.RESTART)
+    given = context(tmp_path)
+    async with adapter.running(given.children, tmp_path), adapter.open_session(given) as session:
+        await session.stop(StopReason.RESTART)
 
 
 async def test_in_doubt_an_interrupted_turn_was_seen(tmp_path: Path) -> None:

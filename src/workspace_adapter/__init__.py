@@ -19,6 +19,7 @@ from .adapter import (
     StopReason,
     TextPart,
     ToolGate,
+    TurnEvents,
     TurnRequest,
 )
 from .errors import (
@@ -77,6 +78,7 @@ __all__ = [
     "ToolCall",
     "ToolGate",
     "TurnEvent",
+    "TurnEvents",
     "TurnFailed",
     "TurnFinished",
     "TurnRequest",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,9 @@ from typing import Any, ClassVar, Protocol
 
 from .events import SessionHandle, ToolCall, TurnEvent
 from .resume import Evidence, Resumption
+
+TurnEvents = AsyncGenerator[TurnEvent, None]
+"""What ``run_turn`` returns: write it as an ``async def`` with ``yield``."""
 
 
 class AtClosedGate(StrEnum):
@@ -60,8 +63,10 @@ class ToolGate(Protocol):
     async def ended(self, call_id: str, *, ok: bool = True) -> None:
         """Say that a permitted call ended; on disk before this returns.
 
-        Harmless to repeat, and for calls that never got a permit. Neither this nor
-        :meth:`ask` raises anything an adapter could act on: let what comes pass.
+        A call that failed has ended, too (``ok=False``); one that was cut off has not:
+        say nothing of it, since nobody knows what it did. Harmless to repeat, and for calls
+        that never got a permit. Neither this nor :meth:`ask` raises anything an adapter
+        could act on: let what comes pass.
         """
 
     def opened(self) -> bool:
@@ -226,8 +231,12 @@ class RuntimeSession(ABC):
     :meth:`stop` is called from another task.
     """
 
+    def __init__(self, context: SessionContext) -> None:
+        """Keep what the session is given; who needs something else need not call this."""
+        self.context = context
+
     @abstractmethod
-    def run_turn(self, turn: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
+    def run_turn(self, turn: TurnRequest) -> TurnEvents:
         """Run one attempt at one turn, yielding events as they happen.
 
         Write this as an ``async def`` with ``yield``. The contract:
@@ -257,7 +266,7 @@ class RuntimeSession(ABC):
         """
 
 
-class RuntimeAdapter(ABC):
+class RuntimeAdapter:
     """Opens sessions on one kind of agent runtime. One instance per process."""
 
     name: ClassVar[str]
@@ -266,12 +275,18 @@ class RuntimeAdapter(ABC):
     capabilities: ClassVar[Capabilities]
     """What the mechanism below can do."""
 
+    Session: ClassVar[type[RuntimeSession]]
+    """What a session is, where opening one takes no more than ``Session(context)``;
+    else write :meth:`open_session`."""
+
     Settings: ClassVar[type | None] = None
     """A frozen dataclass of ``settings.setting`` fields, or ``None``. It is parsed from
     the container's environment with ours and handed to the constructor."""
 
     def __init__(self, settings: Any = None) -> None:
         """Keep the settings; do nothing slow here."""
+        if type(self).open_session is RuntimeAdapter.open_session and not hasattr(self, "Session"):
+            raise TypeError(f"{type(self).__name__} needs a `Session`, or an `open_session` of its own")
         self.settings = settings
 
     async def check(self) -> str:
@@ -289,17 +304,18 @@ class RuntimeAdapter(ABC):
         """Hold what lives as long as the adapter, such as one server for many sessions."""
         yield
 
-    @abstractmethod
     def open_session(self, context: SessionContext) -> AbstractAsyncContextManager[RuntimeSession]:
         """Open a session, or reattach to ``context.resume``.
 
         Entered and left by the task that drives the session. Leaving it must stop
-        whatever it started: processes, connections, tasks.
+        whatever it started: processes, connections, tasks. The default makes a
+        ``Session``, and has nothing to stop.
 
         Raises:
             SessionLost: ``context.resume`` no longer opens.
             RuntimeUnusable: the runtime cannot be started.
         """
+        return nullcontext(self.Session(context))
 
     async def recover(self, turn: InterruptedTurn) -> Evidence:
         """Report what the runtime's own records say about an interrupted turn.

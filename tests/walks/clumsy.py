@@ -62,7 +62,7 @@ async def cancelled_by_a_friend() -> None:
 
 class ClumsySession(RuntimeSession):
     def __init__(self, context: SessionContext) -> None:
-        self.context = context
+        super().__init__(context)
         self.crashed = False
 
     async def run_turn(self, turn: TurnRequest) -> AsyncGenerator[TurnEvent, None]:

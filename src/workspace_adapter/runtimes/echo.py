@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-
-from ..adapter import Capabilities, RuntimeAdapter, RuntimeSession, SessionContext, TurnRequest
-from ..events import TurnEvent, TurnFinished
+from ..adapter import Capabilities, RuntimeAdapter, RuntimeSession, TurnEvents, TurnRequest
+from ..events import TurnFinished
 
 
 class EchoSession(RuntimeSession):
     """A conversation that remembers nothing."""
 
-    async def run_turn(self, turn: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
+    async def run_turn(self, turn: TurnRequest) -> TurnEvents:
         """Answer with the message."""
         yield TurnFinished(answer=turn.text)
 
@@ -22,8 +19,4 @@ class EchoAdapter(RuntimeAdapter):
 
     name = "echo"
     capabilities = Capabilities(gate=None, covers="nothing: it calls no tool")
-
-    @asynccontextmanager
-    async def open_session(self, context: SessionContext) -> AsyncGenerator[RuntimeSession, None]:
-        """Open a conversation."""
-        yield EchoSession()
+    Session = EchoSession

@@ -151,7 +151,7 @@ class ScriptedSession(RuntimeSession):
     """One conversation with a script."""
 
     def __init__(self, context: SessionContext, transcript: Transcript) -> None:
-        self.context = context
+        super().__init__(context)
         self.transcript = transcript
         self._stopped = False
         self._work: anyio.CancelScope | None = None
