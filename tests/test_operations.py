@@ -51,7 +51,8 @@ def as_written(node: ast.expr) -> str | None:
         case ast.Constant(value=str(text)):
             return re.sub(r"%[-+ #0]*\d*(?:\.\d+)?[sdrfgx]", "…", text)
         case ast.JoinedStr(values=parts):
-            return "".join(part.value if isinstance(part, ast.Constant) else "…" for part in parts)  # type: ignore[misc]
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)
+            return re.sub("…+", "…", text)
     return None
 
 

@@ -81,6 +81,7 @@ class Recovery:
         Args:
             evidence: where it is known already, so that the runtime need not look.
         """
+        now = self._clock()  # before the look, which takes time in which the clock may be set
         text = text_of(self._journal.message(turn.id))
         if evidence is None:
             evidence = await self._look(turn, text)
@@ -89,7 +90,7 @@ class Recovery:
             self._journal.calls(turn.id),
             evidence,
             text=text,
-            now=self._clock(),
+            now=now,
             limits=self._limits,
             asked_again=asked_again,
             awaited=self._awaited(turn.id),

@@ -25,10 +25,9 @@ class Housekeeping:
         retention: seconds; see ``WORKSPACE_JOURNAL_RETENTION``.
     """
 
-    def __init__(self, switch: Switch, *, retention: float, clock: Callable[[], float]) -> None:
+    def __init__(self, switch: Switch, *, retention: float) -> None:
         self._switch = switch
         self._retention = retention
-        self._clock = clock
         self.healthy = True
         """Whether the journal can be written."""
 
@@ -54,8 +53,8 @@ class Housekeeping:
                         reopened()
                 elif anyio.current_time() - pruned > _PRUNE_EVERY:
                     pruned = anyio.current_time()
-                    await journal.prune(retention=self._retention, now=self._clock())
-                    await uploads.prune(before=self._clock() - 2 * self._retention)
+                    await journal.prune(retention=self._retention, now=journal.clock())
+                    await uploads.prune(before=journal.time() - 2 * self._retention)
             except JournalUnavailable:
                 continue
             except OSError as error:

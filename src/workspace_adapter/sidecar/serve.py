@@ -43,7 +43,7 @@ from .fence import fence
 from .front import Front
 from .gate import Switch
 from .housekeeping import Housekeeping
-from .journal import Journal
+from .journal import BELIEVED, Journal, this_machine
 from .last_resort import LastResort
 from .sessions.lane import Bounds, Ground
 from .sessions.sessions import Sessions
@@ -51,6 +51,9 @@ from .sessions.sessions import Sessions
 logger = logging.getLogger(__name__)
 
 _REOPEN_EVERY = 1.0
+_MORE = 3600.0
+"""Seconds by which the time between two lives that is believed exceeds what makes work stale."""
+
 _SERVER_GRACE = 0.3
 """Seconds uvicorn gets to write out what was answered."""
 
@@ -98,10 +101,10 @@ class Sidecar:
         self._listener = listener
         self._environ = without_secrets(environ)
         self._boot_id = secrets.token_hex(8)
-        self._started = time.time()
+        self._started = time.monotonic()
         self._state_dir = Path(settings.state_dir)
         self._switch = Switch()
-        self._housekeeping = Housekeeping(self._switch, retention=settings.journal_retention, clock=time.time)
+        self._housekeeping = Housekeeping(self._switch, retention=settings.journal_retention)
         self._ledger = Ledger(settings.max_concurrent_turns)
         self._front = Front(held_limit=settings.held_limit)
         self._open = False
@@ -166,6 +169,8 @@ class Sidecar:
                     self._state_dir,
                     boot_id=self._boot_id,
                     now=time.time(),
+                    machine=this_machine,
+                    believed=max(BELIEVED, self._settings.resume_freshness + _MORE),
                     on_change=bell.ring,
                     on_health=self._housekeeping.on_health,
                 )
@@ -183,7 +188,7 @@ class Sidecar:
         except OSError as error:
             raise StateDirError(f"{adapter_dir} cannot be made: {error.strerror}") from error
         workdir = Path(settings.workdir)
-        uploads = Uploads(workdir=workdir, state_dir=self._state_dir)
+        uploads = Uploads(workdir=workdir, state_dir=self._state_dir, clock=journal.time)
         recovery = Recovery(
             adapter=self._adapter,
             journal=journal,
@@ -196,7 +201,7 @@ class Sidecar:
             workdir=workdir,
             adapter_dir=adapter_dir,
             awaited=self._bell.heard,
-            clock=time.time,
+            clock=journal.clock,
         )
         sessions = Sessions(
             ground=Ground(
@@ -216,7 +221,7 @@ class Sidecar:
             switch=self._switch,
             recovery=recovery,
             materialise=uploads.materialise,
-            clock=time.time,
+            clock=journal.clock,
         )
         drainer = self._drainer = Drainer(
             drain=Drain(window=settings.restart_window),
@@ -234,7 +239,7 @@ class Sidecar:
             sessions=sessions,
             uploads=uploads,
             settings=settings,
-            clock=time.time,
+            clock=journal.clock,
         )
 
         def status() -> dict[str, Any]:
@@ -336,7 +341,7 @@ class Sidecar:
             "workspace_id": self._settings.workspace_id,
             "version": __version__,
             "boot_id": self._boot_id,
-            "uptime_seconds": round(time.time() - self._started),
+            "uptime_seconds": round(time.monotonic() - self._started),
             "adapter": self._adapter.name,
             "state": str(self._drainer.state) if self._drainer else "booting",
             "gate": "open" if self._switch.opened else f"closed by {', '.join(self._switch.closed_by)}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -80,7 +79,7 @@ class Control:
     async def release(self, request: Mapping[str, Any]) -> dict[str, str]:
         """Let a suspended turn run again."""
         turn = self._turn(request)
-        released = await self._journal.release(turn.id, now=time.time())
+        released = await self._journal.release(turn.id, now=self._journal.clock())
         if released is None:
             raise WorkspaceAdapterError(f"turn {turn.id} is {turn.state}, not suspended")
         self._sessions.submit(released)

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -29,12 +29,16 @@ class Uploads:
 
     A file that is named must lie beneath the workdir, symlinks resolved; what the state
     directory holds beside the uploads is nobody's to name. URLs are never fetched.
+
+    Args:
+        clock: what an upload's last use is stamped with, in seconds.
     """
 
-    def __init__(self, *, workdir: Path, state_dir: Path) -> None:
+    def __init__(self, *, workdir: Path, state_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._workdir = workdir
         self._state_dir = state_dir
         self._uploads = state_dir / "uploads"
+        self._clock = clock
 
     async def check(self, message: Mapping[str, Any]) -> None:
         """See that a runtime could be given every part; writes nothing.
@@ -60,7 +64,7 @@ class Uploads:
         return self._materialise(parts)
 
     async def prune(self, *, before: float) -> None:
-        """Delete what was brought and last used earlier than ``before``, in UTC epoch seconds."""
+        """Delete what was brought and last used earlier than ``before``, as the clock has it."""
         await anyio.to_thread.run_sync(self._prune, before)
 
     def _check(self, parts: Sequence[SentPart]) -> None:
@@ -130,9 +134,10 @@ class Uploads:
         directory = self._uploads / hashlib.sha256(content).hexdigest()
         path = directory / safe_name(file.name)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.utime(directory)
         if not path.exists():
             _write(path, content)
+        used = self._clock()
+        os.utime(directory, (used, used))
         return path
 
     def _prune(self, before: float) -> None:

@@ -3,8 +3,10 @@
 from .journal import Journal
 from .queries import Reader
 from .records import Accepted, Child, LoggedEvent, NewEvent, NewTurn, Session, SessionSummary
+from .timeline import BELIEVED, this_machine
 
 __all__ = [
+    "BELIEVED",
     "Accepted",
     "Child",
     "Journal",
@@ -14,4 +16,5 @@ __all__ = [
     "Reader",
     "Session",
     "SessionSummary",
+    "this_machine",
 ]

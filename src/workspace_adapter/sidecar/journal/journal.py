@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -20,14 +23,18 @@ from ...turns import Outcome, State, Turn
 from . import ownership, salvage, schema, verbs
 from .blobs import INLINE_LIMIT, Blobs, Body
 from .checkpoints import Checkpoints
-from .queries import Queries
+from .queries import Queries, kept_time
 from .records import Accepted, Child, NewEvent, NewTurn
+from .timeline import BELIEVED, KEPT, Machine, Timeline
 from .verbs import Answer
 from .writer import Transaction, Writer
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_KEEP_EVERY = 3600.0
+"""Seconds after which the journal's time is written down again."""
 
 
 class Journal(Queries):
@@ -54,14 +61,17 @@ class Journal(Queries):
         lock: ownership.Lock,
         *,
         boot_id: str,
+        machine: Machine | None,
         on_change: Callable[[str], None],
         on_health: Callable[[bool], None],
     ) -> None:
         """Use :meth:`open`."""
-        super().__init__(path, files.reading, blobs)
+        super().__init__(path, files.reading, blobs, files.timeline)
         self.id, self.boot_id, self.salvaged = files.journal_id, boot_id, files.salvaged
         self._lock = lock
         self._files = files
+        self._machine = machine
+        self._kept_at = -math.inf
         self._checkpoints = Checkpoints(files.passing)
         self._writer = Writer(
             path,
@@ -81,6 +91,8 @@ class Journal(Queries):
         *,
         boot_id: str,
         now: float,
+        machine: Machine | None = None,
+        believed: float = BELIEVED,
         on_change: Callable[[str], None] = lambda turn_id: None,
         on_health: Callable[[bool], None] = lambda healthy: None,
         patience: float = 10.0,
@@ -88,6 +100,10 @@ class Journal(Queries):
         """Open the journal of a state directory as its one owner, made or repaired where need be.
 
         Args:
+            now: the wall clock's time.
+            machine: its uptime is what ages are counted on; without one the wall clock
+                is followed wherever it goes.
+            believed: see :class:`Timeline`.
             on_change: called on the event loop with each turn whose state or log changed,
                 after the commit and before the verb returns.
             on_health: called on the event loop when writes begin to fail, and when they
@@ -105,10 +121,22 @@ class Journal(Queries):
             undo.callback(lock.release)
             path, blobs = state_dir / schema.FILE, Blobs(state_dir)
             files = await anyio.to_thread.run_sync(
-                partial(_open_files, path, blobs, boot_id=boot_id, now=now)
+                partial(
+                    _open_files, path, blobs, boot_id=boot_id, now=now, machine=machine, believed=believed
+                )
             )
-            journal = cls(path, files, blobs, lock, boot_id=boot_id, on_change=on_change, on_health=on_health)
+            journal = cls(
+                path,
+                files,
+                blobs,
+                lock,
+                boot_id=boot_id,
+                machine=machine,
+                on_change=on_change,
+                on_health=on_health,
+            )
             undo.pop_all()
+        journal.clock()
         return journal
 
     async def close(self) -> None:
@@ -117,6 +145,7 @@ class Journal(Queries):
             return
         self._closed = True
         with anyio.CancelScope(shield=True):
+            self._keep_time()
             await self._writer.close()
             await anyio.to_thread.run_sync(self._close_files)
 
@@ -128,6 +157,40 @@ class Journal(Queries):
             except sqlite3.Error as error:
                 logger.warning("%s keeps its write-ahead log: %s", self._path, error)
         self._lock.release()
+
+    # --- time ---------------------------------------------------------------------
+
+    def clock(self) -> float:
+        """Return the wall clock's time, having noticed whether somebody set it.
+
+        What is read and written from then on keeps its age.
+        """
+        if self._machine is None or self._timeline is None:
+            return time.time()
+        now = self._machine()
+        step = self._timeline.look(now)
+        if step:
+            logger.warning(
+                "the clock was set %s by %.0f s: nothing gets older or younger by that",
+                "back" if step < 0 else "forward",
+                abs(step),
+            )
+        if step or now.uptime - self._kept_at >= _KEEP_EVERY:
+            self._keep_time()
+        return now.wall
+
+    def time(self) -> float:
+        """Return the journal's own time, from any thread: what ages beside it is stamped with this."""
+        if self._machine is None or self._timeline is None:
+            return time.time()
+        return self._timeline.at(self._machine())
+
+    def _keep_time(self) -> None:
+        """Leave the next life what it needs, soon; losing it costs an hour's precision."""
+        if self._machine is not None and self._timeline is not None:
+            now = self._machine()
+            self._kept_at, kept = now.uptime, self._timeline.keep(now).as_text()
+            self._writer.post(lambda tx: verbs.note(tx, KEPT, kept))
 
     # --- the life of a turn -------------------------------------------------------
 
@@ -148,12 +211,18 @@ class Journal(Queries):
         known = self.turn_by_key(new.turn_key)
         if known is not None:
             return verbs.joined(known, new)
-        return await self._with_body(
+        stamped = replace(
+            new,
+            accepted_at=self.own(new.accepted_at),
+            expires_at=None if new.expires_at is None else self.own(new.expires_at),
+        )
+        accepted = await self._with_body(
             new.message,
             lambda tx, message: verbs.accept(
-                tx, new, message, inbox_limit=inbox_limit, limit_bytes=limit_bytes
+                tx, stamped, message, inbox_limit=inbox_limit, limit_bytes=limit_bytes
             ),
         )
+        return replace(accepted, turn=self._by_wall(accepted.turn))
 
     async def start(
         self,
@@ -175,11 +244,13 @@ class Journal(Queries):
         Raises:
             InvalidTransition: it is not in that state any more, or may not start.
         """
-        return await self._writer.run(
+        at = self.own(now)
+        started = await self._writer.run(
             lambda tx: verbs.start(
-                tx, turn_id, expect=expect, attempt=attempt, strikes=strikes, cut=cut, now=now
+                tx, turn_id, expect=expect, attempt=attempt, strikes=strikes, cut=cut, now=at
             )
         )
+        return self._by_wall(started)
 
     async def finish(
         self,
@@ -201,8 +272,8 @@ class Journal(Queries):
         Raises:
             InvalidTransition: a running turn cannot become that.
         """
-        encoded = _encoded(events)
-        return await self._with_answer(
+        encoded, at = _encoded(events), self.own(now)
+        finished = await self._with_answer(
             answer,
             lambda tx, stored: verbs.finish(
                 tx,
@@ -213,9 +284,10 @@ class Journal(Queries):
                 outcome=outcome,
                 answer=stored,
                 events=encoded,
-                now=now,
+                now=at,
             ),
         )
+        return finished and self._by_wall(finished)
 
     async def change(
         self,
@@ -237,8 +309,8 @@ class Journal(Queries):
         Raises:
             InvalidTransition: the table does not have that move.
         """
-        expected = frozenset(expect)
-        return await self._with_answer(
+        expected, at = frozenset(expect), self.own(now)
+        changed = await self._with_answer(
             answer,
             lambda tx, stored: verbs.change(
                 tx,
@@ -249,16 +321,19 @@ class Journal(Queries):
                 outcome=outcome,
                 answer=stored,
                 cut=cut,
-                now=now,
+                now=at,
             ),
         )
+        return changed and self._by_wall(changed)
 
     async def release(self, turn_id: str, *, now: float) -> Turn | None:
         """Let a suspended turn be continued, its attempts and its age counted anew.
 
         Returns ``None`` when it is not suspended.
         """
-        return await self._writer.run(lambda tx: verbs.release(tx, turn_id, now=now))
+        at = self.own(now)
+        released = await self._writer.run(lambda tx: verbs.release(tx, turn_id, now=at))
+        return released and self._by_wall(released)
 
     async def settle(self, turn_ids: Sequence[str]) -> None:
         """Make the next start of these turns free, where they run or are parked."""
@@ -277,34 +352,39 @@ class Journal(Queries):
         Args:
             forget: the same message sent again is to be a new turn.
         """
-        self._writer.post(lambda tx: verbs.delivered(tx, turn_id, now=now, forget=forget))
+        at = self.own(now)
+        self._writer.post(lambda tx: verbs.delivered(tx, turn_id, now=at, forget=forget))
 
     # --- calls, events, sessions, children ----------------------------------------
 
     async def permit(self, turn_id: str, attempt: int, call: ToolCall, *, now: float) -> bool:
         """Record that a call may start; ``False`` when its attempt is not the one running."""
+        at = self.own(now)
         return await self._writer.run(
-            lambda tx: verbs.permit(tx, turn_id, attempt, call, now=now), urgent=True
+            lambda tx: verbs.permit(tx, turn_id, attempt, call, now=at), urgent=True
         )
 
     async def ask(self, turn_id: str, attempt: int, call: ToolCall, *, now: float) -> None:
         """Record that a call asked and was not permitted."""
-        await self._writer.run(lambda tx: verbs.ask(tx, turn_id, attempt, call, now=now))
+        at = self.own(now)
+        await self._writer.run(lambda tx: verbs.ask(tx, turn_id, attempt, call, now=at))
 
     async def withdraw(self, turn_id: str, attempt: int, call_id: str, *, now: float) -> None:
         """Take back a permit that the runtime was not told of. Harmless to repeat."""
-        await self._writer.run(lambda tx: verbs.withdraw(tx, turn_id, attempt, call_id, now=now), urgent=True)
+        at = self.own(now)
+        await self._writer.run(lambda tx: verbs.withdraw(tx, turn_id, attempt, call_id, now=at), urgent=True)
 
     async def end_call(self, turn_id: str, attempt: int, call_id: str, *, ok: bool, now: float) -> None:
         """Record that a permitted call ended. Harmless to repeat."""
+        at = self.own(now)
         await self._writer.run(
-            lambda tx: verbs.end_call(tx, turn_id, attempt, call_id, ok=ok, now=now), urgent=True
+            lambda tx: verbs.end_call(tx, turn_id, attempt, call_id, ok=ok, now=at), urgent=True
         )
 
     async def append(self, turn_id: str, attempt: int, events: Sequence[NewEvent], *, now: float) -> bool:
         """Add to a turn's log; ``False`` when that attempt is not the one running."""
-        encoded = _encoded(events)
-        return await self._writer.run(lambda tx: verbs.append(tx, turn_id, attempt, encoded, now=now))
+        encoded, at = _encoded(events), self.own(now)
+        return await self._writer.run(lambda tx: verbs.append(tx, turn_id, attempt, encoded, now=at))
 
     async def bind(self, session_id: str, handle: SessionHandle | None) -> None:
         """Remember the runtime's own name for a session, or that it has none any more."""
@@ -337,9 +417,9 @@ class Journal(Queries):
         Returns:
             How many turns went.
         """
-        deleted, more = 0, True
+        deleted, more, at = 0, True, self.own(now)
         while more:
-            count, more = await self._writer.run(partial(verbs.prune, retention=retention, now=now))
+            count, more = await self._writer.run(partial(verbs.prune, retention=retention, now=at))
             deleted += count
         return deleted
 
@@ -395,12 +475,15 @@ class _Files(NamedTuple):
 
     journal_id: str
     salvaged: dict[str, Any] | None
+    timeline: Timeline | None
     writing: sqlite3.Connection
     passing: sqlite3.Connection
     reading: sqlite3.Connection
 
 
-def _open_files(path: Path, blobs: Blobs, *, boot_id: str, now: float) -> _Files:
+def _open_files(
+    path: Path, blobs: Blobs, *, boot_id: str, now: float, machine: Machine | None, believed: float
+) -> _Files:
     """Make, examine, repair and migrate the file, and make it ours."""
     try:
         salvage.resume(path, now=now)
@@ -409,10 +492,20 @@ def _open_files(path: Path, blobs: Blobs, *, boot_id: str, now: float) -> _Files
             schema.create(path)
         try:
             salvage.examine(path)
-            return _connect(path, blobs, boot_id=boot_id, now=now, salvaged=None)
+            files = _connect(path, blobs, boot_id=boot_id, now=now, salvaged=None)
         except salvage.Damaged as damage:
             salvaged = salvage.salvage(path, why=str(damage), now=now)
-            return _connect(path, blobs, boot_id=boot_id, now=now, salvaged=salvaged)
+            files = _connect(path, blobs, boot_id=boot_id, now=now, salvaged=salvaged)
+        if machine is None:
+            return files
+        timeline = Timeline(machine(), kept_time(files.reading), believed=believed)
+        if timeline.doubted:
+            logger.warning(
+                "%.0f s have passed since the last start if the clock is right: %.0f of them are counted",
+                timeline.passed,
+                timeline.passed - timeline.doubted,
+            )
+        return files._replace(timeline=timeline)
     except (sqlite3.Error, OSError) as error:
         raise JournalUnavailable(f"{path} cannot be opened now: {error}") from error
 
@@ -435,4 +528,4 @@ def _connect(
         passing.execute("SELECT 1 FROM meta").fetchone()
         (journal_id,) = reading.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
         undo.pop_all()
-    return _Files(journal_id, salvaged, writing, passing, reading)
+    return _Files(journal_id, salvaged, None, writing, passing, reading)

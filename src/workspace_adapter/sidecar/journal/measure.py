@@ -59,7 +59,7 @@ def measure(journal: Reader, *, limit_bytes: int, retention: float, now: float) 
             for table in schema.TABLES
         },
         "oldest": oldest[0] if oldest else None,
-        "due": journal.records(_DUE, now - retention, now - 2 * retention)[0],
+        "due": journal.records(_DUE, journal.own(now - retention), journal.own(now - 2 * retention))[0],
     }
 
 

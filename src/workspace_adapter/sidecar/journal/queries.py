@@ -9,16 +9,19 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ...errors import JournalError, JournalUnavailable
 from ...turns import ENDED, Call, Outcome, OutcomeKind, State, Turn
 from . import schema
 from .blobs import DIRECTORY, Blobs
 from .records import Child, LoggedEvent, Session, SessionSummary
+from .timeline import KEPT, Kept, Machine, Timeline, this_machine
+
+Stamped = TypeVar("Stamped", Turn, Call, LoggedEvent, Session)
 
 Row = tuple[Any, ...]
 
@@ -93,6 +96,16 @@ def outcome_of(text: str | None) -> Outcome | None:
         raise ValueError(f"no outcome: {error}") from error
 
 
+def _is_time(column: str) -> bool:
+    return column in ("at", "since") or column.endswith("_at")
+
+
+def kept_time(connection: sqlite3.Connection) -> Kept | None:
+    """Return what the last life left of the journal's own time."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (KEPT,)).fetchone()
+    return Kept.parse(row[0]) if row is not None else None
+
+
 def used_bytes(connection: sqlite3.Connection) -> int:
     """Return the bytes of the database that hold something."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -121,10 +134,29 @@ class Queries:
     Each raises ``JournalUnavailable`` when the file cannot be read.
     """
 
-    def __init__(self, path: Path, reading: sqlite3.Connection, blobs: Blobs) -> None:
+    def __init__(
+        self, path: Path, reading: sqlite3.Connection, blobs: Blobs, timeline: Timeline | None
+    ) -> None:
         self._path = path
         self._reading = reading
         self._blobs = blobs
+        self._timeline = timeline
+
+    def own(self, wall: float) -> float:
+        """Return the journal's time at a wall-clock time, to compare columns with; see ``timeline``."""
+        return wall - self._offset
+
+    @property
+    def _offset(self) -> float:
+        return self._timeline.offset if self._timeline is not None else 0.0
+
+    def _by_wall(self, record: Stamped) -> Stamped:
+        """Return a record with its times as the wall clock has them."""
+        offset = self._offset
+        if not offset:
+            return record
+        values = ((field.name, getattr(record, field.name)) for field in fields(record))
+        return replace(record, **{n: at + offset for n, at in values if _is_time(n) and at is not None})
 
     def turn(self, turn_id: str) -> Turn | None:
         """Return a turn by our id of it."""
@@ -191,7 +223,7 @@ class Queries:
     def calls(self, turn_id: str) -> list[Call]:
         """Return the tool calls of all attempts of a turn, in the order they first asked."""
         rows = self._rows(f"{_SELECT_CALL} WHERE turn_id = ? ORDER BY n", turn_id)
-        return [Call(**dict(zip(_CALL_FIELDS, row, strict=True))) for row in rows]
+        return [self._by_wall(Call(**dict(zip(_CALL_FIELDS, row, strict=True)))) for row in rows]
 
     def message(self, turn_id: str) -> bytes | None:
         """Return the message as it was sent; ``None`` once its turn can run no more."""
@@ -213,7 +245,7 @@ class Queries:
         )
         try:
             return [
-                LoggedEvent(n=n, attempt=attempt, at=at, kind=kind, body=json.loads(body))
+                self._by_wall(LoggedEvent(n=n, attempt=attempt, at=at, kind=kind, body=json.loads(body)))
                 for n, attempt, at, kind, body in rows
             ]
         except ValueError as error:
@@ -222,7 +254,9 @@ class Queries:
     def session(self, session_id: str) -> Session | None:
         """Return a conversation."""
         rows = self._rows(f"{_SELECT_SESSION} WHERE id = ?", session_id)
-        return Session(**dict(zip(_SESSION_FIELDS, rows[0], strict=True))) if rows else None
+        if not rows:
+            return None
+        return self._by_wall(Session(**dict(zip(_SESSION_FIELDS, rows[0], strict=True))))
 
     def children(self) -> list[Child]:
         """Return every child process on record, of every life."""
@@ -247,7 +281,7 @@ class Queries:
 
     def _turns(self, sql: str, *values: object) -> list[Turn]:
         try:
-            return [turn_of(row, self._blobs.read) for row in self._rows(sql, *values)]
+            return [self._by_wall(turn_of(row, self._blobs.read)) for row in self._rows(sql, *values)]
         except ValueError as error:
             raise self._unreadable(error) from error
 
@@ -282,7 +316,7 @@ class Reader(Queries):
     state_dir: Path
 
     @classmethod
-    def open(cls, state_dir: Path) -> Self:
+    def open(cls, state_dir: Path, *, machine: Machine = this_machine) -> Self:
         """Open the journal of a state directory without changing anything.
 
         Raises:
@@ -302,12 +336,15 @@ class Reader(Queries):
             try:
                 if schema.check(reading, path) == 0:
                     raise JournalUnavailable(f"cannot read {path}: it holds no journal. {_SAVED}")
+                now = machine()
+                timeline = Timeline(now, kept_time(reading))
+                timeline.look(now)
             except (JournalError, sqlite3.Error):
                 reading.close()
                 raise
         except sqlite3.Error as error:
             raise _unreadable(path, error) from error
-        reader = cls(path, reading, Blobs(state_dir))
+        reader = cls(path, reading, Blobs(state_dir), timeline)
         reader.state_dir = state_dir
         return reader
 
@@ -324,21 +361,24 @@ class Reader(Queries):
         """Return conversations that meet every condition given, the latest active first."""
         found: dict[str, SessionSummary] = {}
         for *columns, state, count, active_at in self._rows(_SESSIONS, session_id, caller, limit):
-            session = Session(**dict(zip(_SESSION_FIELDS, columns, strict=True)))
+            session = self._by_wall(Session(**dict(zip(_SESSION_FIELDS, columns, strict=True))))
             summary = found.setdefault(session.id, SessionSummary(session, {}, session.last_turn_at))
             if state is not None:
                 summary.turns[state] = count
-                summary.active_at = max(summary.active_at, active_at)
+                summary.active_at = max(summary.active_at, active_at + self._offset)
         return list(found.values())
 
     def records(self, sql: str, *values: object) -> list[dict[str, Any]]:
-        """Return rows as they lie there, by the names of their columns."""
+        """Return rows as they lie there, by the names of their columns; times by the wall clock."""
         try:
             cursor = self._reading.execute(sql, values)
             names = [name for name, *_ in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor]
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
+        for row in rows if self._offset else ():
+            row |= {n: at + self._offset for n, at in row.items() if _is_time(n) and at is not None}
+        return rows
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

@@ -429,6 +429,11 @@ def probe(tx: Transaction) -> None:
     tx.execute("UPDATE owner SET probes = probes + 1")
 
 
+def note(tx: Transaction, key: str, value: str) -> None:
+    """Remember a fact about the journal itself."""
+    tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
 def _runs(tx: Transaction, turn_id: str, attempt: int) -> bool:
     return (
         tx.execute(

@@ -85,7 +85,7 @@ class Sessions:
         if asked_again:
             self._asked_again.add(turn.id)
         if turn.state is State.ACCEPTED and turn.expires_at is not None:
-            self._expiring[turn.id] = turn.expires_at
+            self._expiring[turn.id] = anyio.current_time() + turn.expires_at - self._clock()
         self._ledger.wait(turn.id, turn.session_id, seq=turn.seq, resumed=turn.state is not State.ACCEPTED)
         self.start_what_may()
 
@@ -175,7 +175,7 @@ class Sessions:
         self._runners.cancel_scope.cancel()
 
     async def _expire_waiting(self) -> None:
-        now = self._clock()
+        now = anyio.current_time()
         for turn_id in [turn_id for turn_id, at in self._expiring.items() if at <= now]:
             del self._expiring[turn_id]
             if self._ledger.withdraw(turn_id):
