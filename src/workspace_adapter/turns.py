@@ -175,6 +175,13 @@ class Call:
         return self.started and self.ended_at is None
 
     @property
+    def fate(self) -> str:
+        """What became of it, in words for people."""
+        if not self.started:
+            return "never started"
+        return "unknown" if self.unknown else f"finished ({self.outcome})"
+
+    @property
     def same(self) -> str:
         """What makes two calls the same call: name and argument digest."""
         return f"{self.name} {self.digest}"

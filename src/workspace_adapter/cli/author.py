@@ -9,16 +9,51 @@ from typing import Any
 
 import anyio
 
-from .parsing import add
+from ..errors import SettingsError
+from .parsing import add, duration
 
 
 def declare(commands: Any) -> None:
     """Declare them."""
     demo = add(commands, "demo", "Kill a workspace in front of you, and see its callers answered.", _demo)
-    demo.add_argument("--keep", action="store_true", help="leave it running, and say how to talk to it")
+    attempt = add(commands, "try", "Kill your own adapter, and see its callers answered.", _try)
+    attempt.add_argument("--adapter", metavar="MODULE:CLASS", help="else what WORKSPACE_ADAPTER says")
+    attempt.add_argument(
+        "--prompt",
+        nargs="+",
+        metavar="TEXT",
+        help="what to send: a message whose work takes some seconds, with a tool where there is one;"
+        " of several, one a scene",
+    )
+    attempt.add_argument(
+        "--patience", type=duration, default=60.0, metavar="SECONDS", help="how long any step may take (60)"
+    )
+    for room in (demo, attempt):
+        room.add_argument("--keep", action="store_true", help="leave it running, and say how to talk to it")
 
 
 def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ..sidecar.journal import Reader
     from ..testing.demo import demonstrate
 
-    return anyio.run(partial(demonstrate, environ, keep=options.keep, machine=options.json))
+    return anyio.run(partial(demonstrate, environ, Reader.open, keep=options.keep, machine=options.json))
+
+
+def _try(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ..sidecar.journal import Reader
+    from ..testing.trial import PROMPT, attempt
+
+    adapter = options.adapter or environ.get("WORKSPACE_ADAPTER")
+    if not adapter:
+        raise SettingsError(("which adapter? give --adapter module:Class, or set WORKSPACE_ADAPTER",))
+    trying = partial(
+        attempt,
+        environ,
+        Reader.open,
+        adapter=adapter,
+        prompts=options.prompt or [PROMPT],
+        patience=options.patience,
+        keep=options.keep,
+        machine=options.json,
+    )
+    return anyio.run(trying)

@@ -117,15 +117,11 @@ def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _call(call: Call) -> dict[str, Any]:
-    if not call.started:
-        state = "never started"
-    else:
-        state = "unknown" if call.ended_at is None else f"finished ({call.outcome})"
     return {
         "attempt": call.attempt,
         "name": call.name,
         "excerpt": call.excerpt,
-        "state": state,
+        "state": call.fate,
         "asked_at": time(call.asked_at),
         "permitted_at": time(call.permitted_at),
         "ended_at": time(call.ended_at),

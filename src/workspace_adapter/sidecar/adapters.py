@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -68,10 +69,17 @@ def configure(environ: Mapping[str, str]) -> tuple[Settings, RuntimeAdapter]:
     except SettingsError as error:
         problems.extend(error.problems)
     except ContractBroken as error:
-        problems.append(f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {error}")
+        problems.append(f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {error}{_cause(error)}")
     if settings is None or adapter is None:
         raise SettingsError(tuple(problems))
     return settings, adapter
+
+
+def _cause(error: ContractBroken) -> str:
+    """Say what came out of the adapter's own code, and where it was raised."""
+    cause = error.__cause__
+    place = traceback.extract_tb(cause.__traceback__)[-1] if cause is not None else None
+    return f" ({cause}; {place.filename}:{place.lineno})" if place is not None else ""
 
 
 def _adapter_name(environ: Mapping[str, str]) -> str:

@@ -337,12 +337,15 @@ class Sidecar:
     def _status(self, journal: Journal) -> dict[str, Any]:
         """What the operator is shown of a live sidecar."""
         counts = journal.counts()
+        capabilities = self._adapter.capabilities
         return {
             "workspace_id": self._settings.workspace_id,
             "version": __version__,
             "boot_id": self._boot_id,
             "uptime_seconds": round(time.monotonic() - self._started),
             "adapter": self._adapter.name,
+            "gate_covers": capabilities.covers if capabilities.gate else None,
+            "at_closed_gate": capabilities.gate,
             "state": str(self._drainer.state) if self._drainer else "booting",
             "gate": "open" if self._switch.opened else f"closed by {', '.join(self._switch.closed_by)}",
             "active_tasks": len(self._ledger),

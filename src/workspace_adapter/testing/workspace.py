@@ -17,6 +17,14 @@ import anyio
 import httpx
 
 
+class NotInTime(AssertionError):
+    """What was waited for did not come; the text says what, and quotes the sidecar's log."""
+
+    def __init__(self, what: str, log: str) -> None:
+        super().__init__(f"{what}; the sidecar's log:\n{log}")
+        self.what = what
+
+
 class Workspace:
     """One workspace: its directories survive, its processes do not.
 
@@ -27,6 +35,8 @@ class Workspace:
         environ: what the sidecar's environment starts from, such as this process's.
         settings: variables for the sidecar.
         patience: seconds any single step may take.
+        directory: where its processes start, and so from where modules are imported;
+            ``root`` by default.
     """
 
     def __init__(
@@ -37,8 +47,10 @@ class Workspace:
         environ: Mapping[str, str],
         settings: Mapping[str, str],
         patience: float = 30.0,
+        directory: Path | None = None,
     ) -> None:
         self.root = root
+        self.directory = directory or root
         self.patience = patience
         self.workdir = root / "work"
         self.state_dir = root / "state"
@@ -72,7 +84,7 @@ class Workspace:
             self.process = subprocess.Popen(
                 [*self.program, "serve"],
                 env=self.environ,
-                cwd=self.root,
+                cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -85,18 +97,23 @@ class Workspace:
         await self.until_ready()
 
     async def until_ready(self) -> None:
-        """Wait until the sidecar accepts messages."""
+        """Wait until the sidecar accepts messages.
+
+        Raises:
+            NotInTime: it does not, or has ended.
+        """
         async with httpx.AsyncClient(base_url=self.url) as client:
-            with anyio.fail_after(self.patience):
+            with anyio.move_on_after(self.patience):
                 while True:
                     if self.process is None or self.process.poll() is not None:
-                        raise AssertionError(f"the sidecar is not running; its log:\n{self.logged()}")
+                        raise NotInTime("the sidecar is not running", self.logged())
                     try:
                         if (await client.get("/readyz")).status_code == 200:
                             return
                     except httpx.TransportError:
                         pass
                     await anyio.sleep(0.01)
+        raise NotInTime(f"the sidecar was not ready within {self.patience:g} s", self.logged())
 
     def kill_sidecar(self) -> None:
         """SIGKILL the sidecar alone; what it started may survive it."""
@@ -130,7 +147,11 @@ class Workspace:
             self.process.terminate()
 
     async def exited(self) -> int:
-        """Wait for the sidecar's exit; return its code, negative for a signal."""
+        """Wait for the sidecar's exit; return its code, negative for a signal.
+
+        Raises:
+            NotInTime: it did not come.
+        """
         process = self.process
         if process is None:
             raise AssertionError("the sidecar was never started")
@@ -159,6 +180,7 @@ class Workspace:
         return subprocess.run(
             [sys.executable, "-m", "workspace_adapter", *arguments],
             env=self.environ,
+            cwd=self.directory,
             capture_output=True,
             text=True,
             timeout=self.patience,
@@ -232,14 +254,14 @@ class Workspace:
         """Wait until a condition holds.
 
         Raises:
-            AssertionError: it did not come in time; with the sidecar's log.
+            NotInTime: it did not.
         """
         try:
             with anyio.fail_after(self.patience):
                 while not condition():  # noqa: ASYNC110  # files and processes set no event
                     await anyio.sleep(0.005)
         except TimeoutError:
-            raise AssertionError(f"{what} did not come; the sidecar's log:\n{self.logged()}") from None
+            raise NotInTime(f"{what} did not come within {self.patience:g} s", self.logged()) from None
 
 
 def answer_of(reply: Mapping[str, Any]) -> str:

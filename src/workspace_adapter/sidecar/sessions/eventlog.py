@@ -7,6 +7,7 @@ from collections.abc import Callable
 import anyio
 
 from ...events import Activity, Artifact, Text, ToolCall
+from ...resume import Resumption, Verdict
 from ..insist import insist
 from ..journal import Journal, NewEvent
 
@@ -18,16 +19,28 @@ _LIMIT = 64 * 1024
 
 
 class EventLog:
-    """Gathers what the runtime says until it is written, and remembers the answer so far."""
+    """Gathers what the runtime says until it is written, and remembers the answer so far.
 
-    def __init__(self, journal: Journal, turn_id: str, attempt: int, *, clock: Callable[[], float]) -> None:
+    Its first entry says how the attempt was begun: that of one that resumes ``verdict`` too, from
+    which the note that its runtime was given can be worded again.
+    """
+
+    def __init__(
+        self, journal: Journal, turn_id: str, attempt: int, verdict: Verdict, *, clock: Callable[[], float]
+    ) -> None:
         self._journal = journal
         self._turn_id = turn_id
         self._attempt = attempt
         self._clock = clock
-        self._buffer: list[NewEvent] = [
-            NewEvent(kind="status", body={"state": "working", "attempt": attempt})
-        ]
+        begun: dict[str, object] = {"state": "working", "attempt": attempt}
+        if verdict.resumption is not Resumption.NEW:
+            begun |= {
+                "resumption": str(verdict.resumption),
+                "because": verdict.because,
+                "fresh_session": verdict.fresh_session,
+                "noted": verdict.note is not None,
+            }
+        self._buffer = [NewEvent(kind="status", body=begun)]
         self._buffered = 0
         self._something = anyio.Event()
         self._something.set()

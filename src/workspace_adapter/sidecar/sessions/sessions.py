@@ -307,7 +307,7 @@ class Sessions:
             return _Next.NOTHING, None
         self._asked_again.discard(turn.id)
         running.attempt = started.attempt
-        log = EventLog(self._journal, turn.id, started.attempt, clock=self._clock)
+        log = EventLog(self._journal, turn.id, started.attempt, verdict, clock=self._clock)
         lane.working = started, log
         lane.gate.begin(
             running, on_call=partial(lane.call_started, log), on_end=partial(lane.call_ended, log)

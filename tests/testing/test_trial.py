@@ -1,0 +1,148 @@
+"""What `workspace-adapter try` says of adapters good and bad, run as an author runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def attempt(directory: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run it in an author's directory."""
+    kept = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-m", "workspace_adapter", "try", *arguments],
+        cwd=directory,
+        env={**kept, "HOME": str(directory), **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    last: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return last
+
+
+SLOW_THEN_QUICK = """<<<[{"tool": "sh", "input": "sleep 0.8; echo one >> log"},
+{"tool": "sh", "input": "echo two >> log"}, {"answer": "done"}]>>>"""
+
+
+def test_a_good_adapter_is_interrupted_three_times_and_answers_each_caller_once(tmp_path: Path) -> None:
+    fake = "workspace_adapter.testing:ScriptedHolds"
+    done = attempt(tmp_path, "--adapter", fake, "--prompt", SLOW_THEN_QUICK, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    counted = summary(done)
+    assert [counted[name] for name in ("accepted", "interrupted", "answered", "repeated")] == [3, 3, 3, 0]
+    fates = [(call["scene"], call["attempt"], call["fate"]) for call in counted["calls"]]
+    assert (1, 1, "unknown") in fates
+    assert (2, 1, "never started") in fates
+    assert (3, 2, "finished (ok)") in fates
+    told = [line["what"] for line in map(json.loads, done.stdout.splitlines()[:-1]) if line["who"] == "agent"]
+    assert any("outcome is unknown" in what and "- sh sleep 0.8" in what for what in told)
+    assert any("never started" in what and "- sh echo two" in what for what in told)
+
+
+SLEEPER = """
+import anyio
+from workspace_adapter.runtimes.echo import EchoAdapter, EchoSession
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from workspace_adapter import TurnFinished, setting
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    nap: float = setting("SLEEPER_NAP", float, "Seconds.")
+
+class Session(EchoSession):
+    def __init__(self, nap):
+        self.nap = nap
+
+    async def run_turn(self, turn):
+        await anyio.sleep(self.nap)
+        yield TurnFinished(answer=f"{turn.text} in attempt {turn.attempt}")
+
+class Sleeper(EchoAdapter):
+    Settings = Settings
+
+    @asynccontextmanager
+    async def open_session(self, context):
+        yield Session(self.settings.nap)
+"""
+
+
+def test_an_adapter_without_tools_is_interrupted_while_its_turn_runs(tmp_path: Path) -> None:
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    done = attempt(tmp_path, "--prompt", "slept", WORKSPACE_ADAPTER="sleeper:Sleeper", SLEEPER_NAP="0.6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("it works") == 3
+    assert "slept in attempt 2" in done.stdout
+    assert "answered once, in attempt 2" in done.stdout
+
+
+def test_a_turn_that_is_over_at_once_proves_nothing(tmp_path: Path) -> None:
+    done = attempt(tmp_path, "--adapter", "echo")
+    assert done.returncode == 3
+    assert "never interrupted" in done.stdout
+    assert "--prompt" in done.stdout
+
+
+WRONG = [
+    ("nowhere:Adapter", "x", 2, "No module named 'nowhere'"),
+    ("broken:Adapter", "x", 2, "ValueError (boom; "),
+    ("late:Adapter", "x", 2, "not imported within"),
+    ("tests.walks.clumsy:RunningHangs", "x", 2, "not ready within"),
+    ("tests.walks.clumsy:RunningFails", "hang", 1, "the sidecar ended by itself, with code 1"),
+    ("tests.walks.clumsy:Clumsy", "surprise", 1, "Agent error: the adapter failed in run_turn: Surprise"),
+    ("tests.walks.clumsy:Clumsy", "hang", 1, "the caller's answer did not come within"),
+    ("tests.walks.clumsy:Clumsy", "block", 1, "runs, but answers nobody"),
+]
+
+
+@pytest.fixture(scope="module")
+def tried(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[tuple[str, str], subprocess.CompletedProcess[str]]:
+    """Every wrong adapter, tried; three at a time, because they mostly wait."""
+    directory = tmp_path_factory.mktemp("author")
+    (directory / "broken.py").write_text("raise ValueError('boom')")
+    (directory / "late.py").write_text("import time; time.sleep(60)")
+
+    def one(adapter: str, prompt: str) -> subprocess.CompletedProcess[str]:
+        arguments = ("--adapter", adapter, "--prompt", prompt, "--patience", "4")
+        return attempt(directory, *arguments, PYTHONPATH=str(ROOT))
+
+    with ThreadPoolExecutor(3) as pool:
+        cases = [case[:2] for case in reversed(WRONG)]
+        return dict(zip(cases, pool.map(one, *zip(*cases, strict=True)), strict=True))
+
+
+@pytest.mark.parametrize(("adapter", "prompt", "code", "told"), WRONG, ids=[case[3] for case in WRONG])
+def test_what_is_wrong_with_an_adapter_is_said_in_words(
+    tried: dict[tuple[str, str], subprocess.CompletedProcess[str]],
+    adapter: str,
+    prompt: str,
+    code: int,
+    told: str,
+) -> None:
+    done = tried[adapter, prompt]
+    assert done.returncode == code, done.stdout + done.stderr
+    assert told in done.stdout
+
+
+def test_without_an_adapter_it_says_how_to_name_one(tmp_path: Path) -> None:
+    done = attempt(tmp_path)
+    assert done.returncode == 2
+    assert "--adapter module:Class" in done.stderr
