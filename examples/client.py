@@ -60,7 +60,7 @@ def main() -> None:
             with httpx.Client(base_url=there.url, timeout=1) as hasty:
                 call = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": message}}
                 hasty.post("/", json=call)
-        except httpx.ReadTimeout:
+        except httpx.TimeoutException:
             print("sent; the connection is lost before the answer")
         with httpx.Client(base_url=there.url, timeout=60) as patient:
             print("sent again:", ask(patient, message), end="")

@@ -29,7 +29,12 @@ def test_it_says_how_it_is_run(example: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "printed"), [pair for example in EXAMPLES for pair in commands(example)], ids=shlex.split
+    ("command", "printed"),
+    [
+        pytest.param(*told, id=f"{example.stem}-{number}")
+        for example in EXAMPLES
+        for number, told in enumerate(commands(example))
+    ],
 )
 def test_it_prints_what_it_says(command: str, printed: str) -> None:
     python, *arguments = shlex.split(command)
@@ -80,4 +85,18 @@ async def test_the_function_agent_keeps_the_contract() -> None:
         "`capabilities.resumes` is false",
         "`recover` is not written: every interrupted turn counts as seen",
         "it calls no tool: `Prompts.slow` is empty and `capabilities.gate` is None",
+    }
+
+
+async def test_the_loop_agent_keeps_the_contract() -> None:
+    prompts = Prompts(
+        answer="my word is {word}",
+        recall="what did I tell you?",
+        tool="deliver letter to {effect}",
+        slow="deliver letter to {begun} {effect}",
+        long=f"deliver letter to {' '.join(f'box-{n}' for n in range(100))}",
+    )
+    assert await disclaimed("loop_agent:LoopAgent", prompts) == {
+        "`capabilities.gate` is not HOLD",
+        "`Prompts.parallel` is empty",
     }
