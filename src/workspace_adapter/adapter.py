@@ -223,6 +223,17 @@ class InterruptedTurn:
     """The message as one text, as ``TurnRequest.text`` gave it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgottenSession:
+    """What ``forget`` is to erase: a conversation that nobody has open."""
+
+    session_id: str
+    handle: SessionHandle | None
+    """``None`` where the core knows none, or no longer; the runtime may know the session all the same."""
+    workdir: Path
+    state_dir: Path
+
+
 class RuntimeSession(ABC):
     """One conversation with one agent.
 
@@ -325,3 +336,16 @@ class RuntimeAdapter:
         adapter's to decide. Late or raising counts as ``Evidence.seen()``.
         """
         return Evidence.seen()
+
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        """Erase what the runtime keeps of a conversation for good; return what that was, for people.
+
+        Called within :meth:`running`, while the session is not open and nothing of it
+        runs. Other sessions may be open. Doing it again is harmless, and so is a session
+        that the runtime never knew. An adapter that does not write this keeps the
+        operator waiting for it: he is told that the runtime's records are still there.
+
+        Raises:
+            RuntimeUnusable: it cannot be done now; nothing else of the session is erased then.
+        """
+        return []

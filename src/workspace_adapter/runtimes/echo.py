@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..adapter import Capabilities, RuntimeAdapter, RuntimeSession, TurnEvents, TurnRequest
+from ..adapter import Capabilities, ForgottenSession, RuntimeAdapter, RuntimeSession, TurnEvents, TurnRequest
 from ..events import TurnFinished
 
 
@@ -20,3 +20,7 @@ class EchoAdapter(RuntimeAdapter):
     name = "echo"
     capabilities = Capabilities(gate=None, covers="nothing: it calls no tool")
     Session = EchoSession
+
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        """Nothing was kept."""
+        return []

@@ -16,6 +16,7 @@ import anyio
 
 from ..adapter import (
     FilePart,
+    ForgottenSession,
     InterruptedTurn,
     Permit,
     RuntimeAdapter,
@@ -359,6 +360,34 @@ class BeginsAnew(ScriptedEnds):
     async def open_session(self, context: SessionContext) -> AsyncGenerator[RuntimeSession, None]:
         async with super().open_session(replace(context, resume=None)) as session:
             yield session
+
+
+@breaks("forgets_one_session_for_good", "still stands in scripted/")
+class ForgetsTheHandleOnly(ScriptedEnds):
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        return []
+
+
+@breaks("forgets_one_session_for_good", "SessionLost was raised")
+class ForgetsEverybody(ScriptedEnds):
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        for transcript in (session.state_dir / "scripted").iterdir():
+            transcript.unlink()
+        return []
+
+
+@breaks("forgets_one_session_for_good", "FileNotFoundError came out of the adapter")
+class ForgetsOnlyOnce(ScriptedEnds):
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        (session.state_dir / "scripted" / f"{session.handle}.jsonl").unlink()
+        return []
+
+
+@breaks("forgets_one_session_for_good", "a line of text each")
+class ForgetsInSilence(ScriptedEnds):
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        await super().forget(session)
+        return cast("list[str]", None)
 
 
 # --- what becomes of an interrupted turn ------------------------------------------------

@@ -8,7 +8,7 @@ promised. A docstring states the rule; the body works the adapter through a
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from uuid import uuid4
 
 import anyio
@@ -18,6 +18,7 @@ from ..adapter import (
     Capabilities,
     DataPart,
     FilePart,
+    ForgottenSession,
     InterruptedTurn,
     RuntimeAdapter,
     RuntimeSession,
@@ -31,6 +32,7 @@ from . import proc
 from .contract import (
     CANCELS,
     CLAUSES,
+    FORGETS,
     GATES,
     HOLDS,
     IMPORTABLE,
@@ -363,6 +365,53 @@ async def remembers_in_another_process(stage: Stage, prompts: Prompts) -> None:
         f"reopened as {scene.record.handle}, the turn ended {other.attempt.finish} and answered"
         f" {other.attempt.answer!r}, without {scene.traces.word}",
     )
+
+
+@clause(FORGETS)
+async def forgets_one_session_for_good(stage: Stage, prompts: Prompts) -> None:
+    """``forget`` erases every trace of a session from the adapter's directory, so that its
+    handle is lost; it harms no other session, and may be said again, or of a session that
+    never was."""
+    scenes = []
+    for session_id in ("one", "two"):
+        async with stage.session(session_id=session_id) as scene:
+            _answered(await scene.run(prompts.answer))
+            scenes.append(scene)
+    forgotten, other = scenes
+    await _forget(stage, "one", forgotten.record.handle)
+    left = list(_holding(stage, forgotten.traces.word))
+    expect(not left, f"after `forget`, what the session was told still stands in {', '.join(left)}")
+    await _forget(stage, "one", forgotten.record.handle)
+    await _forget(stage, "never", None)
+    if not _capabilities(stage).resumes:
+        return
+    try:
+        async with stage.session(session_id="one", resume=forgotten.record.handle) as scene:
+            lost = (await scene.run(prompts.answer)).finish.startswith("with SessionLost")
+    except SessionLost:
+        lost = True
+    expect(lost, "the session that was forgotten could be reopened by its handle")
+    async with stage.session(session_id="two", resume=other.record.handle) as scene:
+        turn = await scene.run(prompts.answer)
+    _answered(turn, "after another session was forgotten")
+
+
+async def _forget(stage: Stage, session_id: str, handle: SessionHandle | None) -> None:
+    async with stage.adapter() as adapter:
+        erased = await adapter.forget(
+            ForgottenSession(
+                session_id=session_id, handle=handle, workdir=stage.workdir, state_dir=stage.state_dir
+            )
+        )
+    fine = isinstance(erased, list) and all(isinstance(line, str) for line in erased)
+    expect(fine, f"`forget` returned {erased!r}; return what was erased, a line of text each")
+
+
+def _holding(stage: Stage, word: str) -> Iterator[str]:
+    """The files of the adapter in which a word stands."""
+    for path in sorted(stage.state_dir.rglob("*")):
+        if path.is_file() and word.encode() in path.read_bytes():
+            yield str(path.relative_to(stage.state_dir))
 
 
 # --- what becomes of an interrupted turn ------------------------------------------------

@@ -62,6 +62,10 @@ RECOVERS = Condition(
     lambda a, s, p: type(a).recover is not RuntimeAdapter.recover,
     "`recover` is not written: every interrupted turn counts as seen",
 )
+FORGETS = Condition(
+    lambda a, s, p: type(a).forget is not RuntimeAdapter.forget,
+    "`forget` is not written: what the runtime keeps of a session stays when it is forgotten",
+)
 IMPORTABLE = Condition(
     lambda a, s, p: name_of(s) is not None, "another process cannot import it: give it as `module:Class`"
 )

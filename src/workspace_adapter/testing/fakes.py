@@ -62,6 +62,7 @@ import anyio
 from ..adapter import (
     AtClosedGate,
     Capabilities,
+    ForgottenSession,
     InterruptedTurn,
     Permit,
     RuntimeAdapter,
@@ -118,6 +119,11 @@ class Transcript:
         if not re.fullmatch("[0-9a-f]{32}", handle) or not path.exists():
             raise SessionLost(f"there is no transcript {path}")
         return cls(path)
+
+    def remove(self) -> Path:
+        """Erase it, and return where it was."""
+        self._path.unlink(missing_ok=True)
+        return self._path
 
     def add(self, turn_id: str, fact: str, of: str = "", text: str = "") -> None:
         """Write a fact down; of two that say the same both are kept."""
@@ -327,6 +333,16 @@ class ScriptedEnds(RuntimeAdapter):
         if answers := transcript.texts(turn.id, "answered"):
             return Evidence.answered(answers[-1])
         return Evidence.seen() if transcript.texts(turn.id, "given") else Evidence.unseen()
+
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        """Remove its transcript."""
+        if session.handle is None:
+            return []  # the handle is bound before the message is given
+        try:
+            transcript = Transcript.find(session.state_dir / "scripted", session.handle)
+        except SessionLost:
+            return []
+        return [str(transcript.remove())]
 
 
 class ScriptedHolds(ScriptedEnds):

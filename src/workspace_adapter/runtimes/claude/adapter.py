@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import anyio
 import anyio.to_thread
 
-from ...adapter import AtClosedGate, Capabilities, InterruptedTurn, RuntimeAdapter, SessionContext
+from ...adapter import (
+    AtClosedGate,
+    Capabilities,
+    ForgottenSession,
+    InterruptedTurn,
+    RuntimeAdapter,
+    SessionContext,
+)
 from ...errors import RuntimeUnusable, SessionLost
 from ...resume import Evidence
 from .. import process
@@ -120,6 +127,23 @@ class ClaudeAdapter(RuntimeAdapter):
         directory = home.config_dir(self.settings.config_dir, turn.state_dir)
         prompts = [prompt_uuid(turn.id, attempt) for attempt in range(1, turn.attempts + 1)]
         return await anyio.to_thread.run_sync(_recover, directory, turn, prompts)
+
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        """Remove what Claude Code keeps under the conversation's id, known or derived from ours.
+
+        What the agent wrote elsewhere stays: files in the workdir, and its own memory,
+        which all conversations share.
+        """
+        directory = home.config_dir(self.settings.config_dir, session.state_dir)
+        erased: list[str] = []
+        for id in {session.handle or "", session_uuid(session.session_id)} - {""}:
+            try:
+                erased += await anyio.to_thread.run_sync(home.erase, directory, id, home.scratch())
+            except OSError as error:
+                raise RuntimeUnusable(
+                    f"{error.filename} cannot be removed ({error.strerror}): remove it, then forget again"
+                ) from error
+        return erased
 
     async def _open(self, context: SessionContext) -> ClaudeSession:
         environ = context.children.environ()

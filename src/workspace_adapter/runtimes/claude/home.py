@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,6 +50,36 @@ def transcript(directory: Path, session_id: str) -> Path | None:
 def set_aside(path: Path) -> None:
     """Take a transcript that Claude Code cannot read out of its way, keeping it."""
     path.replace(path.with_suffix(".unreadable"))
+
+
+def erase(directory: Path, session_id: str, scratch: Path) -> list[str]:
+    """Remove everything that Claude Code keeps under a conversation's id; return what it was.
+
+    That is its transcript, the folder beside it (subagents, large results of tools), and
+    what other folders keep in a file or folder named after it: the shell's environment,
+    checkpoints of files, lists of things to do, debug logs.
+
+    Args:
+        scratch: where tools of running conversations put their output.
+    """
+    found = [
+        path
+        for place in (directory, scratch)
+        for depth in ("*/*", "*/*/*")
+        for path in place.glob(depth)
+        if path.name.startswith(session_id)
+    ]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return [str(path) for path in found]
+
+
+def scratch() -> Path:
+    """Return where Claude Code's tools put their output, by conversation."""
+    return Path(f"/tmp/claude-{os.getuid()}")
 
 
 def _link(home: Path, directory: Path) -> None:
