@@ -1,8 +1,8 @@
 """Echoes that 16 callers get in a second, journalled by us, in memory by the SDK's own server.
 
-Fair because both answer the same messages of the same callers over the same connections, each kept
-open, from one process on the same Python, SDK and HTTP server; ours fsyncs the message, its start and its answer,
-while the peer forgets all of it when it ends. The peer is ``DefaultRequestHandler`` with
+Fair because both answer the same messages of the same callers, over connections that are kept open,
+in one process each, on the same Python, SDK and HTTP server; ours fsyncs the message, its start and
+its answer, while the peer forgets everything when it ends. The peer is ``DefaultRequestHandler`` with
 ``InMemoryTaskStore`` and the cheapest executor whose answer that store keeps, one event.
 """
 

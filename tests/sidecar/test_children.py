@@ -97,6 +97,14 @@ async def test_one_life_does_not_touch_another_nor_another_workspace(tmp_path: P
             assert [alive(p.pid) for p in (two, other, stranger)] == [False, True, True]
 
 
+async def test_a_life_that_gave_its_mark_to_nobody_searches_for_nobody(tmp_path: Path) -> None:
+    async with journal(tmp_path, "now") as now:
+        life = LifeChildren({}, now)
+        with started("sleep 60", {MARK: life.mark}) as stranger:
+            assert await life.reap() == 0
+            assert alive(stranger.pid)
+
+
 async def test_an_earlier_boot_is_ended_by_its_mark_or_by_its_record(tmp_path: Path) -> None:
     async with journal(tmp_path, "one") as before:
         life = LifeChildren({}, before)

@@ -37,9 +37,11 @@ class LifeChildren:
         self.mark = f"{journal.id}.{journal.boot_id}.{secrets.token_hex(6)}"
         self._environ = environ
         self._journal = journal
+        self._marked = False
 
     def environ(self) -> dict[str, str]:
         """Return the environment for a child, with the mark of this life."""
+        self._marked = True
         return {**self._environ, MARK: self.mark}
 
     async def started(self, pid: int, what: str) -> None:
@@ -48,6 +50,8 @@ class LifeChildren:
 
     async def reap(self) -> int:
         """End whatever of this life still runs; return how many processes that were."""
+        if not self._marked:  # nobody was given the mark: there is nothing to look for
+            return 0
         return await _end(lambda mark: mark == self.mark, ())
 
 

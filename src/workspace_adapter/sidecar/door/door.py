@@ -214,16 +214,12 @@ class Door(RequestHandler):
 
     async def _told(self, turn: Turn, seen: int, until: float) -> Turn:
         """Wait until the turn's asker can be told how it stands."""
-        rings: anyio.Event | None = None
         while True:
+            rings = self._bell.listen(turn.id)
             turn = self._journal.turn(turn.id) or turn
             if turn.state in TOLD and turn.attempt > seen:
                 return turn
-            if rings is None:
-                rings = self._bell.listen(turn.id)  # and look once more before waiting
-            else:
-                await self._room.wait(rings, until)
-                rings = None
+            await self._room.wait(rings, until)
 
     # --- streams --------------------------------------------------------------------
 
