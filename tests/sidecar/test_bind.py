@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from workspace_adapter.settings import Settings
-from workspace_adapter.sidecar.serve import bind
+from workspace_adapter.sidecar.port import bind
 
 
 def test_a_response_in_two_writes_does_not_wait_for_an_acknowledgement() -> None:

@@ -251,6 +251,67 @@ async def test_a_stop_during_the_boot_is_honoured(tmp_path: Path) -> None:
             assert code in (0, -signal.SIGTERM), ws.logged()
 
 
+async def test_while_the_journal_is_awaited_all_but_messages_is_answered(tmp_path: Path) -> None:
+    times = {"WORKSPACE_DRAIN_CAP": "0.2", "WORKSPACE_STOP_GRACE": "0.2", "WORKSPACE_RESTART_WINDOW": "2"}
+    async with workspace(tmp_path / "a") as first, workspace(tmp_path / "b", start=False, **times) as second:
+        second.environ["WORKSPACE_STATE_DIR"] = str(first.state_dir)
+        second.spawn()
+        async with httpx.AsyncClient(base_url=second.url) as client, anyio.create_task_group() as callers:
+            await second.until(second.serves, "the port")
+            assert (await client.get("/.well-known/agent-card.json")).json()["name"] == "ws-test"
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/readyz")).json() == {"error": "booting: the journal is not open yet"}
+            heard = (await second.signal()).json()["result"]
+            assert (heard["acknowledged"], heard["drained"]) == (True, True)
+            acknowledged = time.monotonic()
+            answers: list[httpx.Response] = []
+            callers.start_soon(_collect, answers, second, script({"answer": "done"}))
+            first.terminate()
+            await second.until(lambda: answers, "the answer")
+            assert answer_of(answers[0].json()) == "done"
+            assert time.monotonic() - acknowledged > 1.9, "who heard that it is safe to stop may stop us"
+
+
+async def test_who_waits_when_the_stop_comes_during_the_boot_is_told_to_send_again(tmp_path: Path) -> None:
+    async with workspace(tmp_path / "a") as first, workspace(tmp_path / "b", start=False) as second:
+        second.environ["WORKSPACE_STATE_DIR"] = str(first.state_dir)
+        second.spawn()
+        await second.until(second.serves, "the port")
+        answers: list[httpx.Response] = []
+        async with anyio.create_task_group() as callers:
+            callers.start_soon(_collect, answers, second, script({"answer": "done"}))
+            await anyio.sleep(0.2)  # it may come before its message: the answer is the same
+            second.terminate()
+        assert answers[0].status_code == 502
+        assert answers[0].json()["restarting"] is True
+        assert await second.exited() == 0
+
+
+async def _collect(answers: list[httpx.Response], ws: Workspace, text: str) -> None:
+    answers.append(await ws.send(text))
+
+
+async def test_a_stop_while_the_door_is_loaded_drains_the_work_that_was_resumed(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        body = ws.envelope(
+            script(
+                {"tool": "sh", "input": "echo begun >> effects; sleep 1"},
+                {"tool": "sh", "input": "echo second >> effects"},
+                {"answer": "done"},
+            )
+        )
+        await killed_after(ws, body, "begun")
+        ws.spawn()
+        await ws.until(lambda: ws.lines() == ["begun", "begun"], "the resumed turn's tool")
+        ws.terminate()
+        assert await ws.exited() == 0
+        assert ws.lines() == ["begun", "begun"]
+        assert ws.turns()[0]["state"] == "parked", "it came to the gate"
+        await ws.start()
+        assert answer_of(await ws.ask_until_answered(body)) == "done"
+        assert ws.lines() == ["begun", "begun", "second"]
+
+
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:
     async with workspace(tmp_path / "a") as first, workspace(tmp_path / "b", start=False) as second:
         second.environ["WORKSPACE_PORT"] = str(first.port)

@@ -45,6 +45,13 @@ class Workspace(BareWorkspace):
     async def send(self, text: str, **more: Any) -> httpx.Response:
         return await self.post(self.envelope(text, **more))
 
+    def serves(self) -> bool:
+        """Whether somebody answers on the port."""
+        try:
+            return httpx.get(f"{self.url}/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
     def lines(self) -> list[str]:
         """The effects the tools themselves wrote."""
         return self.effects.read_text().splitlines() if self.effects.exists() else []

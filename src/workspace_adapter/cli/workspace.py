@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any
@@ -12,6 +13,8 @@ from ..turns import State
 from .asking import PATIENCE, ask, setting, state_dir
 from .parsing import add, duration
 from .printing import show
+
+logger = logging.getLogger(__name__)
 
 EXIT_NOT_SETTLED = 3
 EXIT_NO_SIDECAR = 4
@@ -29,11 +32,23 @@ def declare(commands: Any) -> None:
 def _serve(options: argparse.Namespace, environ: MutableMapping[str, str]) -> int:
     from ..sidecar.adapters import configure
     from ..sidecar.logs import set_up
-    from ..sidecar.serve import serve
+    from ..sidecar.port import bind
 
     settings, adapter = configure(environ)
     set_up(settings.log_level, settings.log_format)
-    return serve(settings, adapter, environ)
+    try:
+        listener = bind(settings)
+    except OSError as error:
+        logger.error(
+            "WORKSPACE_HOST=%s WORKSPACE_PORT=%d cannot be listened on: %s",
+            settings.host,
+            settings.port,
+            error.strerror,
+        )
+        return 2
+    from ..sidecar.serve import serve
+
+    return serve(settings, adapter, listener, environ)
 
 
 def _drain(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

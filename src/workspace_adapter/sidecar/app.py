@@ -9,14 +9,10 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Protocol
 
-from a2a.server.context import ServerCallContext
-from a2a.server.routes.common import ServerCallContextBuilder
-from a2a.server.routes.jsonrpc_routes import create_jsonrpc_routes
-from a2a.server.routes.rest_routes import create_rest_routes
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ..drain import Report
@@ -24,8 +20,7 @@ from ..settings import Settings
 from ..wire import BadSignal, RestartSignal, parse_restart_signal, rpc_error, rpc_result
 from .door import edge
 from .door.bearer import InboundSecret
-from .door.card import card, etag
-from .door.door import Door
+from .door.card import etag
 from .drainer import SignalTooSoon
 
 _CARD_MAX_AGE = 60
@@ -44,54 +39,45 @@ class Drainer(Protocol):
 
 def create_app(
     *,
-    door: Door,
+    codec: ASGIApp,
     drainer: Drainer,
     status: Callable[[], Mapping[str, Any]],
     ready: Callable[[], tuple[bool, str]],
     settings: Settings,
-    adapter_name: str,
+    card: Mapping[str, Any],
+    delivered: Callable[[str], None],
 ) -> ASGIApp:
     """Build the ASGI application, the edge around it.
 
     Args:
+        codec: what is given every request that is not the workspace's own.
         status: what ``/status`` shows to who has the bearer.
         ready: whether messages are accepted, else why not.
-
-    Raises:
-        SettingsError: ``WORKSPACE_AGENT_CARD`` cannot be used.
+        delivered: told of each turn whose end was written to a caller who was there.
     """
-    context = _Context()
-    routes: list[BaseRoute] = [
-        Route(edge.CARD, _card_endpoint(settings, adapter_name), methods=["GET"]),
+    routes = [
+        Route(edge.CARD, _card_endpoint(card), methods=["GET"]),
         Route(edge.HEALTH, _healthy, methods=["GET"]),
         Route(edge.READY, _ready_endpoint(ready), methods=["GET"]),
         Route(edge.STATUS, _status_endpoint(status), methods=["GET"]),
         Route(edge.SIGNAL, _signal_endpoint(drainer, settings.workspace_id), methods=["POST"]),
-        *create_jsonrpc_routes(door, "/", context, enable_v0_3_compat=True),
-        *create_rest_routes(door, context, enable_v0_3_compat=True),
     ]
     routed = Starlette(routes=routes)
     routed.router.redirect_slashes = False
+    routed.router.default = codec
     return edge.Edge(
         routed,
         settings=settings,
         secret=InboundSecret(Path(settings.configs_dir)),
-        delivered=door.delivered,
+        delivered=delivered,
     )
-
-
-class _Context(ServerCallContextBuilder):
-    """Hands the exchange on to the door."""
-
-    def build(self, request: Request) -> ServerCallContext:
-        return ServerCallContext(state={"headers": dict(request.headers), edge.KEY: request.scope[edge.KEY]})
 
 
 Endpoint = Callable[[Request], Any]
 
 
-def _card_endpoint(settings: Settings, adapter_name: str) -> Endpoint:
-    body = json.dumps(card(settings, adapter_name=adapter_name), ensure_ascii=False).encode()
+def _card_endpoint(card: Mapping[str, Any]) -> Endpoint:
+    body = json.dumps(card, ensure_ascii=False).encode()
     headers = {
         "etag": etag(body),
         "cache-control": f"public, max-age={_CARD_MAX_AGE}",

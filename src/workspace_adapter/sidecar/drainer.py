@@ -39,17 +39,17 @@ class Drainer:
         drain: Drain,
         ledger: Ledger,
         switch: Switch,
-        journal: Journal,
         cap: float,
-        reopen: Callable[[], None],
     ) -> None:
         self._drain = drain
         self._ledger = ledger
         self._switch = switch
-        self._journal = journal
         self.cap = cap
         """Seconds a drain waits unless its caller says less."""
-        self._reopen = reopen
+        self.journal: Journal | None = None
+        """Where settled turns are marked; before it is open nothing runs that could be."""
+        self.reopen: Callable[[], None] = lambda: None
+        """Called when turns may start again."""
         self._changed = anyio.Event()
         self._acknowledged = anyio.Event()
         self._pending: list[Command] = []
@@ -148,8 +148,10 @@ class Drainer:
     async def _acknowledge(self) -> None:
         report = self._drain.report
         if report is not None:
+            settled = [*report.parked, *report.held]
             try:
-                await self._journal.settle([*report.parked, *report.held])
+                if self.journal is not None and settled:
+                    await self.journal.settle(settled)
             except JournalUnavailable:
                 logger.warning("the settled turns could not be marked: their next attempt counts")
             logger.info(
@@ -167,9 +169,10 @@ class Drainer:
         if not self._signed:
             self._deaf_until = time.monotonic() + self._drain.window
         try:
-            await self._journal.unsettle()
+            if self.journal is not None:
+                await self.journal.unsettle()
         except JournalUnavailable:
             logger.warning("the settled turns could not be unmarked: their next attempt is free")
         # A signal that came while that was written has closed it again.
         if self._drain.gate_open and self._switch.open(CLOSED_BY):
-            self._reopen()
+            self.reopen()

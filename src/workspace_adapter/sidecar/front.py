@@ -1,44 +1,51 @@
-"""What answers while the journal is being opened."""
+"""Stands where the codec will stand, until the door is open."""
 
 from __future__ import annotations
 
-import anyio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_PATIENCE = 60.0
-"""Seconds a request that came too early is held."""
+from .door.edge import KEY, Exchange
+from .door.refusal import Refusal, busy
+from .door.waiting import WaitingRoom
+
+_FULL_HOUSE_RETRY = 5
+"""Seconds after which a request that found no room during the boot may be sent again."""
 
 
 class Front:
-    """Says that the process is up, and holds everything else until the app is there."""
+    """Lets every A2A request wait that comes before the door is open.
 
-    def __init__(self, *, held_limit: int) -> None:
-        self._room = held_limit
-        self._app: ASGIApp | None = None
-        self._there = anyio.Event()
+    Args:
+        places: how many may.
+    """
 
-    def show(self, app: ASGIApp) -> None:
-        """Hand over to the app."""
-        self._app = app
-        self._there.set()
+    def __init__(self, room: WaitingRoom, *, places: int) -> None:
+        self._room = room
+        self._places = places
+        self._codec: ASGIApp | None = None
 
-    def shut(self) -> None:
-        """Send away whoever waits for the app: the stop has come before it."""
-        self._there.set()
+    def show(self, codec: ASGIApp) -> None:
+        """Hand over to the codec, also who waits; the room is opened next."""
+        self._codec = codec
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._app is None and scope["path"] not in ("/healthz", "/readyz") and self._room:
-            self._room -= 1
+        if self._codec is None:
+            exchange: Exchange = scope[KEY]
             try:
-                with anyio.move_on_after(_PATIENCE):
-                    await self._there.wait()
-            finally:
-                self._room += 1
-        if self._app is not None:
-            await self._app(scope, receive, send)
-            return
-        up = scope["path"] == "/healthz"
-        body = b'{"status":"ok"}' if up else b'{"error":"booting: the journal is not open yet"}'
-        headers = [(b"content-type", b"application/json"), (b"retry-after", b"5")]
-        await send({"type": "http.response.start", "status": 200 if up else 503, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+                await self._wait()
+            except Refusal as refusal:
+                exchange.refusal = refusal
+                await send({"type": "http.response.start", "status": refusal.status, "headers": []})
+                await send({"type": "http.response.body", "body": b""})  # the edge writes the refusal
+                return
+        assert self._codec is not None
+        await self._codec(scope, receive, send)
+
+    async def _wait(self) -> None:
+        if not self._places:
+            raise busy("booting: too many requests are waiting already", _FULL_HOUSE_RETRY)
+        self._places -= 1
+        try:
+            await self._room.enter(self._room.deadline())
+        finally:
+            self._places += 1

@@ -6,21 +6,24 @@ shutdown: it is told only when the drain is over.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Generator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import uvicorn
+from starlette.types import ASGIApp
 
 from .. import __version__
 from ..adapter import RuntimeAdapter
@@ -36,8 +39,9 @@ from .boot import Recovery
 from .children import LifeChildren, end_this_boot
 from .control.socket import listening
 from .control.verbs import Control
-from .door.door import Door
+from .door.card import card
 from .door.parts import Uploads
+from .door.waiting import WaitingRoom
 from .drainer import Drainer
 from .fence import fence
 from .front import Front
@@ -47,6 +51,9 @@ from .journal import BELIEVED, Journal, this_machine
 from .last_resort import LastResort
 from .sessions.lane import Bounds, Ground
 from .sessions.sessions import Sessions
+
+if TYPE_CHECKING:
+    from .door.door import Door
 
 logger = logging.getLogger(__name__)
 
@@ -69,23 +76,6 @@ class _Server(uvicorn.Server):
         yield
 
 
-def bind(settings: Settings) -> socket.socket:
-    """Take the port, before anything slow.
-
-    Raises:
-        OSError: it is taken, or the address is not ours.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.create_server(
-        (settings.host, settings.port), family=family, backlog=2048, reuse_port=False
-    )
-    listener.setblocking(False)
-    # asyncio sets it only on sockets whose protocol number says TCP; without it a response
-    # in two writes waits 40 ms for the caller's delayed acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
 class Sidecar:
     """One life of the half inside the container."""
 
@@ -106,12 +96,19 @@ class Sidecar:
         self._switch = Switch()
         self._housekeeping = Housekeeping(self._switch, retention=settings.journal_retention)
         self._ledger = Ledger(settings.max_concurrent_turns)
-        self._front = Front(held_limit=settings.held_limit)
-        self._open = False
-        self._stop_asked = 0
+        self._drainer = Drainer(
+            drain=Drain(window=settings.restart_window),
+            ledger=self._ledger,
+            switch=self._switch,
+            cap=settings.drain_cap,
+        )
+        self._room = WaitingRoom(hold_limit=settings.hold_limit)
+        self._front = Front(self._room, places=settings.held_limit)
         self._journal: Journal | None = None
         self._door: Door | None = None
-        self._drainer: Drainer | None = None
+        self._working = False
+        self._open = False
+        self._stop_asked = 0
         self._abandon = anyio.CancelScope()
         self._served = anyio.Event()
         self._last_resort = LastResort(self._clean_up)
@@ -120,12 +117,13 @@ class Sidecar:
         """Serve until the stop has come.
 
         Raises:
+            SettingsError: ``WORKSPACE_AGENT_CARD`` cannot be used.
             StateDirError: the state directory cannot be used.
             JournalError: the journal cannot be used, or was taken over.
         """
         server = _Server(
             uvicorn.Config(
-                self._front,
+                self._app(),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -135,6 +133,7 @@ class Sidecar:
         )
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._hear_signals)
+            tasks.start_soon(self._drainer.run)
             tasks.start_soon(self._serve_http, server)
             with self._abandon:
                 journal = self._journal = await self._open_journal()
@@ -146,6 +145,22 @@ class Sidecar:
             await self._stop_serving(server)
             tasks.cancel_scope.cancel()
         logger.info("stopped")
+
+    def _app(self) -> ASGIApp:
+        settings = replace(self._settings, url=self._url())
+        return create_app(
+            codec=self._front,
+            drainer=self._drainer,
+            status=self._status,
+            ready=self._ready,
+            settings=settings,
+            card=card(settings, adapter_name=self._adapter.name),
+            delivered=self._delivered,
+        )
+
+    def _delivered(self, turn_id: str) -> None:
+        if self._door is not None:
+            self._door.delivered(turn_id)
 
     async def _serve_http(self, server: uvicorn.Server) -> None:
         try:
@@ -223,59 +238,49 @@ class Sidecar:
             materialise=uploads.materialise,
             clock=journal.clock,
         )
-        drainer = self._drainer = Drainer(
-            drain=Drain(window=settings.restart_window),
-            ledger=self._ledger,
-            switch=self._switch,
-            journal=journal,
-            cap=settings.drain_cap,
-            reopen=sessions.start_what_may,
-        )
+        drainer = self._drainer
+        drainer.reopen = sessions.start_what_may
         sessions.on_change = drainer.look
         sessions.on_end = drainer.turn_left
-        door = self._door = Door(
-            journal=journal,
-            bell=self._bell,
-            sessions=sessions,
-            uploads=uploads,
-            settings=settings,
-            clock=journal.clock,
-        )
-
-        def status() -> dict[str, Any]:
-            return self._status(journal)
-
         control = Control(
-            journal=journal, sessions=sessions, drainer=drainer, ledger=self._ledger, status=status
-        )
-        app = create_app(
-            door=door,
-            drainer=drainer,
-            status=status,
-            ready=self._ready,
-            settings=replace(settings, url=self._url()),
-            adapter_name=self._adapter.name,
+            journal=journal, sessions=sessions, drainer=drainer, ledger=self._ledger, status=self._status
         )
         async with (
             _running(self._adapter, LifeChildren(self._environ, journal), adapter_dir),
             anyio.create_task_group() as rooms,
             listening(self._state_dir, control.verbs),
         ):
-            self._front.show(app)
-            rooms.start_soon(drainer.run)
             rooms.start_soon(self._housekeeping.run, journal, uploads, sessions.start_what_may)
             for turn in await recovery.unfinished():
                 sessions.submit(turn)
+            logger.info("%d turns to continue or start", len(self._ledger.waiting))
+            drainer.journal = journal
+            self._working = True
             rooms.start_soon(sessions.run)
-            rooms.start_soon(self._check)
-            door.open()
-            self._open = True
-            logger.info("open: %s, %d turns to continue or start", self._url(), len(self._ledger.waiting))
+            rooms.start_soon(self._open_door, journal, sessions, uploads)
             await drainer.stopping.wait()
-            door.shut(retry_after=math.ceil(settings.stop_timeout))
+            self._send_away()
             await sessions.stop()
             await self._stop_serving(server)
             rooms.cancel_scope.cancel()
+
+    async def _open_door(self, journal: Journal, sessions: Sessions, uploads: Uploads) -> None:
+        """Let messages in, once what reads them is loaded: in a thread, beside the work that is resumed."""
+        door_of, create_codec = await anyio.to_thread.run_sync(_load_door, abandon_on_cancel=True)
+        self._door = door_of(
+            journal=journal,
+            bell=self._bell,
+            sessions=sessions,
+            uploads=uploads,
+            room=self._room,
+            settings=self._settings,
+            clock=journal.clock,
+        )
+        self._front.show(create_codec(self._door))
+        self._room.open()
+        self._open = True
+        logger.info("open: %s", self._url())
+        await self._check()
 
     async def _check(self) -> None:
         """Say at start-up what would otherwise be found out by the first message."""
@@ -303,16 +308,17 @@ class Sidecar:
             self._last_resort.within(self._settings.stop_timeout - _LAST_MOMENT)
         elif self._stop_asked == 2:
             self._last_resort.within(self._settings.stop_grace + STOP_MARGIN)
-        if self._drainer is None or not self._open:
+        if not self._working:
             logger.info("%s: stopping during the boot", why)
-            self._front.shut()
-            if self._door is not None:
-                self._door.shut(retry_after=math.ceil(self._settings.stop_timeout))
+            self._send_away()
             self._abandon.cancel()
         elif self._stop_asked > 1:
             self._drainer.stop_now()
         else:
             await self._drainer.begin(why, cap=self._settings.term_cap, stop=True)
+
+    def _send_away(self) -> None:
+        self._room.shut(retry_after=math.ceil(self._settings.stop_timeout))
 
     def _clean_up(self) -> None:
         if self._journal is not None:
@@ -326,17 +332,20 @@ class Sidecar:
 
     def _ready(self) -> tuple[bool, str]:
         """Say whether messages are accepted, else why not."""
+        if self._journal is None:
+            return False, "booting: the journal is not open yet"
         if not self._open:
-            return False, "booting: interrupted work is not submitted yet"
+            return False, "booting: the door is not open yet"
         if not self._housekeeping.healthy:
             return False, "the journal cannot be written"
-        if self._drainer is not None and self._drainer.state is DrainState.STOPPING:
+        if self._drainer.state is DrainState.STOPPING:
             return False, "stopping"
         return True, "ready"
 
-    def _status(self, journal: Journal) -> dict[str, Any]:
+    def _status(self) -> dict[str, Any]:
         """What the operator is shown of a live sidecar."""
-        counts = journal.counts()
+        journal = self._journal
+        counts = journal.counts() if journal else {}
         capabilities = self._adapter.capabilities
         return {
             "workspace_id": self._settings.workspace_id,
@@ -346,14 +355,14 @@ class Sidecar:
             "adapter": self._adapter.name,
             "gate_covers": capabilities.covers if capabilities.gate else None,
             "at_closed_gate": capabilities.gate,
-            "state": str(self._drainer.state) if self._drainer else "booting",
+            "state": str(self._drainer.state) if self._working else "booting",
             "gate": "open" if self._switch.opened else f"closed by {', '.join(self._switch.closed_by)}",
             "active_tasks": len(self._ledger),
             "running": [running.turn_id for running in self._ledger],
             "waiting": len(self._ledger.waiting),
             "turns": {str(state): counts.get(state, 0) for state in State},
-            "journal_bytes": journal.size_bytes(),
-            "journal_salvaged": journal.salvaged,
+            "journal_bytes": journal.size_bytes() if journal else None,
+            "journal_salvaged": journal.salvaged if journal else None,
             "ready": self._ready()[0],
         }
 
@@ -388,22 +397,17 @@ def announce(settings: Settings, adapter: RuntimeAdapter) -> None:
         )
 
 
-def serve(settings: Settings, adapter: RuntimeAdapter, environ: MutableMapping[str, str]) -> int:
+def serve(
+    settings: Settings,
+    adapter: RuntimeAdapter,
+    listener: socket.socket,
+    environ: MutableMapping[str, str],
+) -> int:
     """Run the sidecar until it is told to stop; return the process's exit code.
 
     0 stopped as told; 1 the journal or the runtime cannot be used, or something did not end
     in time for the stop; 2 a setting cannot work.
     """
-    try:
-        listener = bind(settings)
-    except OSError as error:
-        logger.error(
-            "WORKSPACE_HOST=%s WORKSPACE_PORT=%d cannot be listened on: %s",
-            settings.host,
-            settings.port,
-            error.strerror,
-        )
-        return 2
     for name in environ.keys() - without_secrets(environ).keys():
         # A library may hand its children the process's own environment, not what we give it.
         del environ[name]
@@ -416,6 +420,17 @@ def serve(settings: Settings, adapter: RuntimeAdapter, environ: MutableMapping[s
     except* (JournalError, AdapterError) as group:
         code = _log_all(group, 1)
     return code
+
+
+def _load_door() -> tuple[type[Door], Callable[[Door], ASGIApp]]:
+    """Import the door and its codec, which takes longer than the rest of the boot."""
+    gc.disable()  # what is imported stays: to search all of it for garbage, again and again, finds none
+    try:
+        from .door.codec import create_codec
+        from .door.door import Door
+    finally:
+        gc.enable()
+    return Door, create_codec
 
 
 async def _run(

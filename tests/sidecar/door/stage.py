@@ -20,8 +20,11 @@ from workspace_adapter.drain import Report
 from workspace_adapter.settings import Settings
 from workspace_adapter.sidecar.app import create_app
 from workspace_adapter.sidecar.bell import Bell
+from workspace_adapter.sidecar.door.card import card
+from workspace_adapter.sidecar.door.codec import create_codec
 from workspace_adapter.sidecar.door.door import Door
 from workspace_adapter.sidecar.door.parts import Uploads
+from workspace_adapter.sidecar.door.waiting import WaitingRoom
 from workspace_adapter.sidecar.drainer import SignalTooSoon
 from workspace_adapter.sidecar.journal import Journal, NewEvent
 from workspace_adapter.turns import ENDED, Outcome, OutcomeKind, State, Turn
@@ -81,21 +84,24 @@ class Stage:
         self.sessions = Played(journal)
         self.drainer = HeardSignals()
         self.ready = (True, "ready")
+        self.room = WaitingRoom(hold_limit=settings.hold_limit)
         self.door = Door(
             journal=journal,
             bell=bell,
             sessions=self.sessions,
             uploads=Uploads(workdir=Path(settings.workdir), state_dir=Path(settings.state_dir)),
+            room=self.room,
             settings=settings,
             clock=time.time,
         )
         self.app: ASGIApp = create_app(
-            door=self.door,
+            codec=create_codec(self.door),
             drainer=self.drainer,
             status=lambda: {"state": "serving"},
             ready=lambda: self.ready,
             settings=settings,
-            adapter_name="played",
+            card=card(settings, adapter_name="played"),
+            delivered=self.door.delivered,
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
@@ -258,7 +264,7 @@ async def stage(root: Path, *, open_door: bool = True, **changes: Any) -> AsyncI
     try:
         made = Stage(root, settings, journal, bell)
         if open_door:
-            made.door.open()
+            made.room.open()
         async with made.http:
             yield made
     finally:

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from a2a.server.request_handlers.response_helpers import agent_card_to_dict
+from a2a.types.a2a_pb2 import AgentCard
+from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
 
 from workspace_adapter.errors import SettingsError
 from workspace_adapter.settings import Settings
@@ -53,6 +56,14 @@ def test_a_bearer_is_declared_where_one_is_required(configs: Path) -> None:
     assert told["securitySchemes"]["bearer"]["httpAuthSecurityScheme"]["scheme"] == "bearer"
     assert told["securityRequirements"] == [{"schemes": {"bearer": {}}}]
     assert told["security"] == [{"bearer": []}]
+
+
+@pytest.mark.parametrize("require_auth", [False, True])
+def test_the_sdk_would_write_the_same_card(configs: Path, require_auth: bool) -> None:
+    told = read(configs, require_auth=require_auth)
+    understood = ParseDict(told, AgentCard(), ignore_unknown_fields=True)
+    assert agent_card_to_dict(understood) == told
+    assert told["defaultInputModes"], "and it understood more than nothing"
 
 
 @pytest.mark.parametrize(

@@ -492,7 +492,7 @@ async def test_messages_wait_for_the_door_to_open(tmp_path: Path, tasks: anyio.a
         await settle()
         assert door.journalled() == []
         assert error_of(await door.rpc("tasks/get", {"id": "nobody's"}))[0] == -32001
-        door.door.open()
+        door.room.open()
         await door.answer_next("done")
         assert (await asked.result())["parts"][0]["text"] == "done"
 
@@ -565,7 +565,7 @@ async def test_who_is_held_when_the_stop_comes_is_told_and_collects_after_the_bo
         turn = next(turn for turn in door.journalled() if turn.message_id == "m-1")
         turn = await door.start(turn)
         await settle()
-        door.door.shut(retry_after=7)
+        door.room.shut(retry_after=7)
         for asked in held:
             response = await asked.response()
             assert response.status_code == 502
@@ -594,7 +594,7 @@ async def test_who_waits_for_the_door_when_the_stop_comes_is_told_too(
     async with stage(tmp_path, open_door=False) as door:
         asked = Asked(tasks, door.send("hi"))
         await settle()
-        door.door.shut(retry_after=7)
+        door.room.shut(retry_after=7)
         assert (await asked.response()).status_code == 502
         assert door.journalled() == []
 
@@ -1052,7 +1052,7 @@ async def test_a_stream_is_ended_by_a_status_when_the_stop_comes(door: Stage) ->
     ):
         await door.start(await door.taken())
         events = [await stream.next(), await stream.next()]
-        door.door.shut(retry_after=7)
+        door.room.shut(retry_after=7)
         (last,) = await stream.rest()
     assert last["kind"] == "status-update"
     assert last["status"]["state"] == "working"
@@ -1079,7 +1079,7 @@ async def test_a_stream_that_cannot_begin_is_refused_as_any_request(tmp_path: Pa
             response = await door.rpc(method, {"message": sent})
             assert response.status_code == 503, method
             assert response.json()["busy"] is True
-        door.door.shut(retry_after=7)
+        door.room.shut(retry_after=7)
         for method, sent in (("message/stream", message("hi")), ("SendStreamingMessage", message10("hi"))):
             assert (await door.rpc(method, {"message": sent})).status_code == 502
 

@@ -10,24 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from a2a.server.request_handlers.response_helpers import agent_card_to_dict
-from a2a.types.a2a_pb2 import (
-    AgentCapabilities,
-    AgentCard,
-    AgentInterface,
-    AgentSkill,
-    HTTPAuthSecurityScheme,
-    SecurityRequirement,
-    SecurityScheme,
-    StringList,
-)
-
 from ... import __version__
 from ...errors import SettingsError
 from ...settings import Settings
 
 _BINDINGS = (("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3"))
-"""The 0.3 one makes the codec add the members that only 0.3 knows."""
+
+_BEARER: Mapping[str, Any] = {
+    "securitySchemes": {
+        "bearer": {"httpAuthSecurityScheme": {"scheme": "bearer"}, "type": "http", "scheme": "bearer"}
+    },
+    "securityRequirements": [{"schemes": {"bearer": {}}}],
+    "security": [{"bearer": []}],
+}
 
 
 def card(settings: Settings, *, adapter_name: str) -> dict[str, Any]:
@@ -36,7 +31,7 @@ def card(settings: Settings, *, adapter_name: str) -> dict[str, Any]:
     Raises:
         SettingsError: that file cannot be read, or is no JSON object.
     """
-    ours = agent_card_to_dict(_ours(settings, adapter_name))
+    ours = _ours(settings, adapter_name)
     return _merge(ours, _theirs(settings.agent_card)) if settings.agent_card else ours
 
 
@@ -45,35 +40,35 @@ def etag(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
-def _ours(settings: Settings, adapter_name: str) -> AgentCard:
+def _ours(settings: Settings, adapter_name: str) -> dict[str, Any]:
+    """In both dialects at once: 1.0's members, and beside them those that only 0.3 knows."""
     told = _described(Path(settings.configs_dir) / "config.yaml")
     url = settings.url or f"http://{socket.gethostname()}:{settings.port}"
-    rendered = AgentCard(
-        name=told.get("name") or settings.workspace_id,
-        description=told.get("description")
+    return {
+        "name": told.get("name") or settings.workspace_id,
+        "description": told.get("description")
         or f"Workspace {settings.workspace_id}, an agent on {adapter_name}.",
-        version=__version__,
-        supported_interfaces=[
-            AgentInterface(url=url, protocol_binding=binding, protocol_version=version)
+        "version": __version__,
+        "supportedInterfaces": [
+            {"url": url, "protocolBinding": binding, "protocolVersion": version}
             for binding, version in _BINDINGS
         ],
-        capabilities=AgentCapabilities(streaming=True, push_notifications=False),
-        default_input_modes=["text/plain", "application/json", "application/octet-stream"],
-        default_output_modes=["text/plain"],
-        skills=[
-            AgentSkill(
-                id="chat",
-                name="Chat",
-                description="Takes a request in words, with files where needed, and works on it.",
-                tags=["chat"],
-            )
+        "url": url,
+        "preferredTransport": "JSONRPC",
+        "protocolVersion": "0.3",
+        "capabilities": {"streaming": True, "pushNotifications": False},
+        "defaultInputModes": ["text/plain", "application/json", "application/octet-stream"],
+        "defaultOutputModes": ["text/plain"],
+        "skills": [
+            {
+                "id": "chat",
+                "name": "Chat",
+                "description": "Takes a request in words, with files where needed, and works on it.",
+                "tags": ["chat"],
+            }
         ],
-    )
-    if settings.require_auth:
-        bearer = SecurityScheme(http_auth_security_scheme=HTTPAuthSecurityScheme(scheme="bearer"))
-        rendered.security_schemes["bearer"].CopyFrom(bearer)
-        rendered.security_requirements.append(SecurityRequirement(schemes={"bearer": StringList()}))
-    return rendered
+        **(_BEARER if settings.require_auth else {}),
+    }
 
 
 def _theirs(path: str) -> Mapping[str, Any]:

@@ -68,6 +68,7 @@ class Door(RequestHandler):
         bell: Bell,
         sessions: TurnRunner,
         uploads: Uploads,
+        room: WaitingRoom,
         settings: Settings,
         clock: Callable[[], float],
     ) -> None:
@@ -78,20 +79,8 @@ class Door(RequestHandler):
         self._settings = settings
         self._clock = clock
         self._tasks = Tasks(journal)
-        self._room = WaitingRoom(hold_limit=settings.hold_limit)
+        self._room = room
         self._forgets = settings.dedupe == "until-delivered"
-
-    def open(self) -> None:
-        """Let messages in: what earlier lives left is submitted."""
-        self._room.open()
-
-    def shut(self, retry_after: int) -> None:
-        """The stop has come: whoever waits is told so at once, and no message is taken.
-
-        Args:
-            retry_after: seconds after which callers may try again.
-        """
-        self._room.shut(retry_after)
 
     def delivered(self, turn_id: str) -> None:
         """The end of this turn was written to a caller who was there."""

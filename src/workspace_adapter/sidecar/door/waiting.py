@@ -23,11 +23,15 @@ class WaitingRoom:
         self._stop: Refusal | None = None
 
     def open(self) -> None:
-        """Let in whoever waits for the workspace to start."""
+        """Let in whoever waits for the workspace to start: what earlier lives left is submitted."""
         self._opened.set()
 
     def shut(self, retry_after: int) -> None:
-        """Send everybody away, and whoever comes later."""
+        """The stop has come: send everybody away, and whoever comes later.
+
+        Args:
+            retry_after: seconds after which callers may try again.
+        """
         self._stop = restarting(retry_after)
         for wait in tuple(self._waits):
             wait.cancel()
