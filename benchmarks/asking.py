@@ -41,10 +41,9 @@ class AskingSession(RuntimeSession):
             granted = time.monotonic()
             await gate.ended(call.id)
             if number == 0:
-                Path(f"{record}.asking").touch()
+                _write(record, "asking", "")
         told = {"last_granted": granted, "refused": time.monotonic()}
-        Path(f"{record}.new").write_text(json.dumps(told))
-        Path(f"{record}.new").rename(f"{record}.told")
+        _write(record, "told", json.dumps(told))
         yield TurnFinished(finish=Finish.PARKED)
 
 
@@ -58,3 +57,10 @@ class AskingAdapter(RuntimeAdapter):
     async def open_session(self, context: SessionContext) -> AsyncGenerator[RuntimeSession, None]:
         """Open a conversation."""
         yield AskingSession(context)
+
+
+def _write(record: Path, suffix: str, text: str) -> None:
+    """Write a file that is whole once its name is there."""
+    new = Path(f"{record}.new")
+    new.write_text(text)
+    new.rename(f"{record}.{suffix}")
