@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -30,6 +31,11 @@ def declare(commands: Any) -> None:
     )
     for room in (demo, attempt):
         room.add_argument("--keep", action="store_true", help="leave it running, and say how to talk to it")
+    new = add(
+        commands, "new-adapter", "Write a package to begin an adapter with; its tests pass.", _new, json=False
+    )
+    new.add_argument("name", metavar="NAME", help="of the package and the runtime, such as my-agent")
+    new.add_argument("--directory", type=Path, metavar="DIR", help="where to; ./NAME by default")
 
 
 def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -57,3 +63,13 @@ def _try(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         machine=options.json,
     )
     return anyio.run(trying)
+
+
+def _new(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ..testing.scaffold import write
+
+    directory = options.directory or Path(options.name)
+    for path in write(options.name, directory):
+        print(path)
+    print(f"\nNext: cd {directory}, and what README.md says there.")
+    return 0
