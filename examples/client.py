@@ -35,7 +35,7 @@ def ask(workspace: httpx.Client, message: Message, patience: float = 3600) -> st
         except httpx.TransportError:  # refused, cut off, or silent for longer than the client waits
             pass
         else:
-            if reply.status_code not in (502, 503):  # restarting; busy
+            if reply.status_code < 500:  # else it restarts, is busy, or a proxy gave up
                 return text_of(reply)
             wait = float(reply.headers.get("Retry-After", wait))
         time.sleep(wait)

@@ -1,7 +1,8 @@
-"""Asks an agent something, interrupts its workspace in the middle, and shows what the caller gets.
+"""Asks an agent something, interrupts its workspace in the middle, and shows what comes of it.
 
 The workspace gets `kill -9`, or with `--restart` an announced restart as platforms do it. The middle
-is where the agent first says what it does: a tool call, or an `Activity`.
+is where the agent first says what it does: a tool call, or an `Activity`. With an adapter of your
+own `workspace-adapter try` does the same and more.
 
 $ python examples/interrupt.py echo 'hello'
 the turn ended before it could be interrupted
@@ -26,10 +27,9 @@ from client import Message, ask, new_message
 @contextmanager
 def started(adapter: str) -> Iterator[Workspace]:
     """Hold a workspace on 127.0.0.1, with an adapter of this folder or a registered one."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environ = {**os.environ, "PYTHONPATH": path}
-    with tempfile.TemporaryDirectory() as directory:
-        workspace = Workspace(Path(directory), adapter, environ=environ, settings={})
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as root:
+        workspace = Workspace(Path(root), adapter, environ=os.environ, settings={}, directory=here)
         try:
             anyio.run(workspace.start)
             yield workspace
@@ -82,6 +82,8 @@ def main() -> None:
             kill(workspace)
         with httpx.Client(base_url=workspace.url, timeout=60) as caller:
             print(ask(caller, message))
+        for file in sorted(workspace.workdir.iterdir()):
+            print(f"{file.name} holds: {', '.join(file.read_text().splitlines())}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ kill -9 in the middle of the turn, and a new start
 deliver hello to ann bob cyd: cut off, nobody knows how far it came
 look hello in ann bob cyd: found in ann
 deliver hello to bob cyd: done
+ann holds: hello
+bob holds: hello
+cyd holds: hello
 
 $ python examples/interrupt.py --restart loop_agent:LoopAgent 'deliver hello to ann bob; deliver bye to ann'
 a restart in the middle of the turn: 1 parked, 0 held, 0 running
@@ -17,6 +20,8 @@ deliver hello to ann bob: done
 deliver bye to ann: not made, the workspace is about to restart
 look bye in ann: found in none
 deliver bye to ann: done
+ann holds: hello, bye
+bob holds: hello
 """
 
 import json
@@ -77,6 +82,10 @@ class Conversation:
 
     def of(self, turn: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.turn == turn]
+
+    def remove(self) -> str:
+        self._path.unlink(missing_ok=True)
+        return str(self._path)
 
 
 # --- the tools ------------------------------------------------------------------------------
@@ -209,3 +218,11 @@ class LoopAgent(wa.RuntimeAdapter):
         if not mine:
             return wa.Evidence.unseen()
         return wa.Evidence.answered(mine[-1].text) if mine[-1].kind == "answer" else wa.Evidence.seen()
+
+    async def forget(self, session: wa.ForgottenSession) -> list[str]:
+        """Remove the conversation."""
+        if session.handle is None:
+            return []
+        with suppress(wa.SessionLost):
+            return [Conversation(session.state_dir, session.handle).remove()]
+        return []
