@@ -37,7 +37,8 @@ def ask(workspace: httpx.Client, message: Message, patience: float = 3600) -> st
         else:
             if reply.status_code < 500:  # else it restarts, is busy, or a proxy gave up
                 return text_of(reply)
-            wait = float(reply.headers.get("Retry-After", wait))
+            after = reply.headers.get("Retry-After", "")
+            wait = float(after) if after.isdecimal() else wait
         time.sleep(wait)
     raise TimeoutError("no answer yet; it is not lost: ask with the same message again")
 
