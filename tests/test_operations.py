@@ -41,7 +41,9 @@ def code(cell: str) -> list[str]:
 
 # --- the log ----------------------------------------------------------------------------
 
-REASONS = frozenset({"StateDirError", "JournalError", "JournalTooNew", "JournalUnavailable", "JournalTaken"})
+REASONS = frozenset(
+    {"StateDirError", "JournalError", "JournalTooNew", "JournalUnavailable", "JournalTaken", "JournalDamaged"}
+)
 """What is logged as ``%s`` alone: the sentence stands where the exception is made."""
 
 

@@ -8,6 +8,7 @@
     ├── JournalError             something about the journal
     │   ├── JournalTooNew            written by a newer version
     │   ├── JournalUnavailable       it cannot be written now (disk full, I/O error)
+    │   ├── JournalDamaged           part of it cannot be read; the next start salvages it
     │   └── JournalTaken             another process owns it now
     ├── InvalidTransition        a change of state the table does not have
     ├── Refused                  a message the door does not take
@@ -53,6 +54,10 @@ class JournalTooNew(JournalError):
 
 class JournalUnavailable(JournalError):
     """The journal cannot be written now. Nothing was acknowledged; try again."""
+
+
+class JournalDamaged(JournalError):
+    """Part of the journal was found damaged in use; the next start saves what can be read."""
 
 
 class JournalTaken(JournalError):

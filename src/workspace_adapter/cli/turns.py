@@ -86,7 +86,7 @@ def table_of(turns: Sequence[Turn]) -> None:
 
 
 def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ..sidecar.boot import text_of
+    from ..sidecar.boot import message_of, text_of
     from ..sidecar.journal import Reader
 
     with Reader.open(state_dir(environ)) as journal, journal.snapshot():
@@ -98,7 +98,7 @@ def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         events = journal.events(turn.id, limit=1 << 30) if options.events else []
     shown = as_json(turn) | {
         "handle": session.handle if session else None,
-        "message": None if message is None else excerpt(text_of(message)),
+        "message": None if message is None else excerpt(text_of(message_of(message))),
         "answer": None if turn.answer is None else excerpt(turn.answer),
     }
     rows: list[tuple[str, object]] = list(shown.items())

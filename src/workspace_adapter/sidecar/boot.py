@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import anyio
 
 from ..adapter import InterruptedTurn, RuntimeAdapter
-from ..errors import AdapterError
+from ..errors import AdapterError, BadMessage
 from ..events import SessionHandle
 from ..resume import Evidence, Limits, Verdict, given_up_note, plan
 from ..turns import State, Turn
@@ -82,7 +83,7 @@ class Recovery:
             evidence: where it is known already, so that the runtime need not look.
         """
         now = self._clock()  # before the look, which takes time in which the clock may be set
-        text = text_of(self._journal.message(turn.id))
+        text = text_of(message_of(self._journal.message(turn.id)))
         if evidence is None:
             evidence = await self._look(turn, text)
         verdict = plan(
@@ -135,12 +136,24 @@ class Recovery:
             return Evidence.seen()
 
 
-def text_of(message: bytes | None) -> str:
-    """Return a journalled message as text, for a note to quote and a runtime to search for."""
+def message_of(stored: bytes | None) -> dict[str, Any] | None:
+    """Read a journalled message; ``None`` where it was lost, or damaged so that nobody can."""
+    try:
+        message = json.loads(stored or b"null")
+        if isinstance(message, dict):
+            parse_parts(message)
+            return message
+    except (ValueError, BadMessage):
+        pass
+    return None
+
+
+def text_of(message: Mapping[str, Any] | None) -> str:
+    """Return a message as text, for a note to quote and a runtime to search for."""
     if message is None:
         return ""
     lines = []
-    for part in parse_parts(json.loads(message)):
+    for part in parse_parts(message):
         match part:
             case SentText(text=text):
                 lines.append(text)

@@ -30,8 +30,17 @@ def fence(what: str) -> Iterator[None]:
         # Not only an Exception: libraries call sys.exit, and await what they cancelled themselves.
         if not isinstance(error, Exception) and _is_cancellation(error) and cancelled_by_us():
             raise
+        if (ours := _journal_error(error)) is not None:
+            raise ours from error
         logger.exception("the adapter broke its contract in %s", what)
         raise ContractBroken(f"the adapter failed in {what}: {type(error).__name__}") from error
+
+
+def _journal_error(error: BaseException) -> JournalError | None:
+    """Return the journal's own error where the adapter's task groups have wrapped it."""
+    while isinstance(error, BaseExceptionGroup) and (found := error.subgroup(JournalError)) is not None:
+        error = found.exceptions[0]
+    return error if isinstance(error, JournalError) else None
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -41,10 +41,15 @@ class Housekeeping:
             self._switch.close(UNWRITABLE)
 
     async def run(self, journal: Journal, uploads: Uploads, reopened: Callable[[], None]) -> None:
-        """Look after them until cancelled; ``reopened`` is called when turns may start again."""
+        """Look after them until cancelled; ``reopened`` is called when turns may start again.
+
+        Raises:
+            JournalDamaged: once the journal was found damaged.
+        """
         pruned = anyio.current_time()
         while True:
             await anyio.sleep(_PROBE_EVERY)
+            journal.check()
             try:
                 if UNWRITABLE in self._switch.closed_by:
                     await journal.probe()

@@ -11,7 +11,7 @@ from workspace_adapter.sidecar.journal import Journal
 from workspace_adapter.sidecar.journal.blobs import INLINE_LIMIT
 from workspace_adapter.turns import State
 
-from .made import FINAL, NOW, RETRYABLE, accept, message, running, started
+from .made import FINAL, NOW, RETRYABLE, accept, answered, message, running, started
 
 LARGE = b"x" * (INLINE_LIMIT + 1)
 NAME = hashlib.sha256(LARGE).hexdigest()
@@ -148,3 +148,16 @@ async def test_files_of_a_journal_that_took_our_place_are_not_touched(
     assert other.message("turn-m1") == LARGE
     await other.close()
     await journal.close()
+
+
+async def test_a_body_that_holds_something_else_than_was_written_is_lost_and_said_to_be(
+    journal: Journal, state_dir: Path
+) -> None:
+    turn = await answered(journal, "m1", answer="x" * INLINE_LIMIT * 2)
+    waits = (await accept(journal, message("m2", message=b"y" * INLINE_LIMIT * 2))).turn
+    for file in (state_dir / "blobs").iterdir():
+        file.write_bytes(b"z" + file.read_bytes()[1:])
+    assert journal.message(waits.id) is None
+    found = journal.turn(turn.id)
+    assert found is not None
+    assert "answer is lost" in str(found.answer)

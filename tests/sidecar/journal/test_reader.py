@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workspace_adapter.errors import JournalError, JournalUnavailable
+from workspace_adapter.errors import JournalDamaged, JournalError
 from workspace_adapter.events import SessionHandle
 from workspace_adapter.sidecar.journal import Journal, Reader
 from workspace_adapter.turns import State
@@ -70,7 +70,7 @@ async def test_a_journal_that_cannot_be_read_is_a_journal_error(state_dir: Path)
         assert turn.answer is not None
         assert turn.answer.startswith("[the answer is lost: blobs/")
     (state_dir / "journal.db").write_bytes(b"no database at all" * 999)
-    with pytest.raises(JournalUnavailable, match=r"cannot read .*journal\.db: file is not a database"):
+    with pytest.raises(JournalDamaged, match=r"journal\.db is damaged \(file is not a database"):
         Reader.open(state_dir)
 
 

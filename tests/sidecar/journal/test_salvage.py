@@ -8,12 +8,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from workspace_adapter.errors import JournalUnavailable
+from workspace_adapter.errors import JournalDamaged, JournalUnavailable
 from workspace_adapter.sidecar.journal import Journal, NewEvent, Reader, schema
 from workspace_adapter.sidecar.journal.writer import Transaction
 from workspace_adapter.turns import State, Turn
 
-from .made import NOW, accept, answered, call, message, running
+from .made import NOW, accept, answered, call, message, running, scalar
 
 PAGE = 4096
 
@@ -125,7 +125,7 @@ async def test_a_damaged_page_costs_no_more_than_what_stood_on_it(state_dir: Pat
     turns = {turn.id: turn for turn in await filled(state_dir)}
     whole = (state_dir / "journal.db").read_bytes()
     pages = len(whole) // PAGE
-    salvages, missed = 0, [0]
+    salvages, late, missed = 0, 0, [0]
     for page in range(pages):
         damaged = tmp_path / f"page-{page}"
         damaged.mkdir()
@@ -137,9 +137,17 @@ async def test_a_damaged_page_costs_no_more_than_what_stood_on_it(state_dir: Pat
             assert journal.unfinished() == [
                 turn for turn in reversed(turns.values()) if turn.state in (State.ACCEPTED, State.RUNNING)
             ]
-        else:
+            try:
+                if page % 4 == 0:
+                    await _use(journal)
+            except JournalDamaged:
+                late += 1
+                await journal.close()
+                journal = await Journal.open(damaged, boot_id="boot-3", now=NOW)
+                assert journal.salvaged is not None, page
+        if journal.salvaged is not None:
             salvages += 1
-            found = journal.turns(limit=1000)
+            found = [turn for turn in journal.turns(limit=1000) if turn.id != "turn-met"]
             assert all(turns[turn.id] == turn for turn in found)
             missing = len(turns) - len(found)
             assert missing <= lost(journal.salvaged, "turns")
@@ -148,10 +156,116 @@ async def test_a_damaged_page_costs_no_more_than_what_stood_on_it(state_dir: Pat
             assert len(journal.unfinished()) - len(with_message) <= lost(journal.salvaged, "messages")
             assert journal.children() or lost(journal.salvaged, "children")
             await answered(journal, "next")
+        journal.check()
         await journal.close()
+        assert not list(damaged.glob("*.suspect"))
     assert salvages > pages / 4
+    assert late > 2
     # A leaf holds some dozen small turns. One page, the root, holds the way to all of them.
     assert sorted(missed)[-2] < 40
+
+
+async def _use(journal: Journal) -> None:
+    """Read and write whatever a workspace does."""
+    for turn in journal.turns(limit=1000):
+        assert journal.turn_by_key(turn.turn_key) == turn
+        journal.turns_of_task(turn.task_id)
+        journal.previous_in_session(turn)
+        journal.session(turn.session_id)
+        journal.events(turn.id)
+        journal.calls(turn.id)
+    journal.counts()
+    await answered(journal, "met")
+    journal.delivered("turn-met", now=NOW - 1)
+    await journal.prune(retention=0.5, now=NOW)
+
+
+async def test_damage_met_in_life_stops_all_writing_and_is_mended_by_the_next_start(state_dir: Path) -> None:
+    turns = await filled(state_dir)
+    path = state_dir / "journal.db"
+    root = scalar(path, "SELECT rootpage FROM sqlite_master WHERE name = 'turns_by_session'")
+    content = bytearray(path.read_bytes())
+    content[(root - 1) * PAGE : root * PAGE] = random.Random(1).randbytes(PAGE)
+    path.write_bytes(content)
+    journal = await Journal.open(state_dir, boot_id="boot-2", now=NOW)
+    assert journal.salvaged is None
+    journal.check()
+    with pytest.raises(
+        JournalDamaged, match=r"journal\.db is damaged \(.*malformed\): the next start of the sidecar"
+    ):
+        journal.previous_in_session(turns[0])
+    with pytest.raises(JournalDamaged):
+        journal.check()
+    with pytest.raises(JournalDamaged):
+        await journal.probe()
+    assert len(journal.turns(limit=1000)) == 120, "what can be read is"
+    await journal.close()
+    journal = await Journal.open(state_dir, boot_id="boot-3", now=NOW)
+    assert journal.salvaged is not None
+    assert "an earlier life found" in journal.salvaged["why"]
+    assert sum(journal.salvaged["lost"].values()) == 0
+    assert journal.turns(limit=1000) == turns
+    await journal.close()
+    journal = await Journal.open(state_dir, boot_id="boot-4", now=NOW)
+    assert journal.salvaged is None
+    await journal.close()
+
+
+async def test_a_row_that_holds_what_was_never_written_does_not_end_the_writer(state_dir: Path) -> None:
+    journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
+    turn = await running(journal, "m1")
+    await journal.append(turn.id, 1, [NewEvent(kind="text", body={"text": "x"})] * 2, now=NOW)
+
+    def spoil(tx: Transaction) -> None:
+        tx.execute("UPDATE turns SET outcome = '{'")
+        tx.execute("UPDATE events SET body = '{' WHERE n = 1")
+
+    await journal._writer.run(spoil)
+    with pytest.raises(JournalDamaged, match="no outcome"):
+        await journal.finish(turn.id, attempt=1, to=State.ANSWERED, cause="", now=NOW)
+    with pytest.raises(JournalDamaged):
+        await journal.probe()
+    await journal.close()
+    journal = await Journal.open(state_dir, boot_id="boot-2", now=NOW)
+    assert journal.salvaged is not None
+    assert lost(journal.salvaged, "events") == 1
+    assert [event.n for event in journal.events(turn.id)] == [2]
+    assert journal.unfinished()[0].outcome is None
+    await journal.close()
+
+
+async def test_damage_an_operator_meets_is_mended_by_the_next_start(state_dir: Path) -> None:
+    journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
+    await answered(journal, "m1")
+    await journal.close()
+    path = state_dir / "journal.db"
+    path.write_bytes(path.read_bytes().replace(b'"kind": "answered"', b'"kind"; "answered"'))
+    with (
+        Reader.open(state_dir) as reader,
+        pytest.raises(JournalDamaged, match="the next start of the sidecar"),
+    ):
+        reader.turns(limit=1000)
+    journal = await Journal.open(state_dir, boot_id="boot-2", now=NOW)
+    assert journal.salvaged is not None
+    assert [turn.answer for turn in journal.turns()] == ["done"]
+    await journal.close()
+
+
+async def test_of_half_a_small_journal_what_was_lost_is_counted(state_dir: Path) -> None:
+    """Some of its tables begin past the end of what is left."""
+    journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
+    before = journal.id
+    for n in range(30):
+        await answered(journal, f"m{n}")
+    await journal.close()
+    path = state_dir / "journal.db"
+    with path.open("r+b") as file:
+        file.truncate(16 * PAGE)
+    journal = await Journal.open(state_dir, boot_id="boot-2", now=NOW)
+    assert journal.salvaged is not None
+    assert lost(journal.salvaged, "turns") + len(journal.turns(limit=1000)) == 30
+    assert journal.id == before
+    await journal.close()
 
 
 async def test_a_torn_schema_costs_nothing(state_dir: Path) -> None:

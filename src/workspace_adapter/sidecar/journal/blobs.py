@@ -67,11 +67,12 @@ class Blobs:
         return Staged(self._directory, data)
 
     def read(self, digest: str) -> bytes | None:
-        """Return a body, or ``None`` when its file is gone."""
+        """Return a body, or ``None`` when its file is gone or holds something else."""
         try:
-            return (self._directory / digest).read_bytes()
+            data = (self._directory / digest).read_bytes()
         except FileNotFoundError:
             return None
+        return data if hashlib.sha256(data).hexdigest() == digest else None
 
     # --- only the writer thread, or nobody else yet ---------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import JournalUnavailable
+from ...errors import JournalDamaged, JournalUnavailable
 from ...turns import ENDED
 from . import schema
 from .blobs import DIRECTORY, NAMED
@@ -109,6 +109,7 @@ def _damage(journal: Reader) -> Iterator[Problem]:
         for row in journal.records(f"PRAGMA integrity_check({_MOST})"):
             (said,) = row.values()
             if said != "ok":
+                journal.doubt(said)
                 yield Problem("file", said, _RESTART)
         tables = {row["name"] for row in journal.records("SELECT name FROM sqlite_schema")}
         for table in schema.TABLES:
@@ -118,7 +119,7 @@ def _damage(journal: Reader) -> Iterator[Problem]:
         if version < len(schema.MIGRATIONS):
             what = f"its schema is {version}, this version's is {len(schema.MIGRATIONS)}"
             yield Problem("schema", what, "start the sidecar: it brings the file up to date")
-    except JournalUnavailable as error:
+    except (JournalDamaged, JournalUnavailable) as error:
         yield Problem("file", str(error), _RESTART)
 
 

@@ -23,6 +23,7 @@ from ...turns import Outcome, State, Turn
 from . import ownership, salvage, schema, verbs
 from .blobs import INLINE_LIMIT, Blobs, Body
 from .checkpoints import Checkpoints
+from .damage import told
 from .queries import Queries, kept_time
 from .records import Accepted, Child, NewEvent, NewTurn
 from .timeline import BELIEVED, KEPT, Machine, Timeline
@@ -41,8 +42,9 @@ class Journal(Queries):
     """One SQLite file, one writer thread, readers that never wait for it.
 
     Every ``async`` verb returns after its commit was fsynced. Each raises
-    ``JournalUnavailable`` when nothing could be written, and ``JournalTaken`` when
-    another process owns the file; then nothing was changed. A caller that is cancelled
+    ``JournalUnavailable`` when nothing could be written, ``JournalTaken`` when another
+    process owns the file, and ``JournalDamaged`` once anything of it was found damaged;
+    then nothing was changed. A caller that is cancelled
     while it waits takes nothing back: what it asked for may still be written.
     """
 
@@ -79,6 +81,7 @@ class Journal(Queries):
             boot_id=boot_id,
             blobs=blobs,
             checkpoints=self._checkpoints,
+            suspicion=self._suspicion,
             on_change=on_change,
             on_health=on_health,
         )
@@ -119,7 +122,11 @@ class Journal(Queries):
             await anyio.to_thread.run_sync(ownership.prepare, state_dir)
             lock = await ownership.take(state_dir, boot_id=boot_id, now=now, patience=patience)
             undo.callback(lock.release)
-            path, blobs = state_dir / schema.FILE, Blobs(state_dir)
+            path = state_dir / schema.FILE
+            try:
+                blobs = Blobs(state_dir)
+            except OSError as error:
+                raise JournalUnavailable(f"cannot read {state_dir}: {error}") from error
             files = await anyio.to_thread.run_sync(
                 partial(
                     _open_files, path, blobs, boot_id=boot_id, now=now, machine=machine, believed=believed
@@ -403,6 +410,14 @@ class Journal(Queries):
 
     # --- upkeep -------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Return while nothing of the file was found damaged.
+
+        Raises:
+            JournalDamaged: it was, by any read or write; the next start salvages it.
+        """
+        self._suspicion.check()
+
     async def probe(self) -> None:
         """Write the least there is, to find out whether writing works."""
         await self._writer.run(verbs.probe)
@@ -491,6 +506,8 @@ def _open_files(
         if not path.exists() and not log.exists():
             schema.create(path)
         try:
+            if (why := told(path)) is not None:
+                raise salvage.Damaged(f"an earlier life found: {why}")
             salvage.examine(path)
             files = _connect(path, blobs, boot_id=boot_id, now=now, salvaged=None)
         except salvage.Damaged as damage:

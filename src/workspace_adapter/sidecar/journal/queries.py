@@ -18,6 +18,7 @@ from ...errors import JournalError, JournalUnavailable
 from ...turns import ENDED, Call, Outcome, OutcomeKind, State, Turn
 from . import schema
 from .blobs import DIRECTORY, Blobs
+from .damage import Suspicion, Unreadable, shows_damage
 from .records import Child, LoggedEvent, Session, SessionSummary
 from .timeline import KEPT, Kept, Machine, Timeline, this_machine
 
@@ -48,10 +49,6 @@ SELECT state, count(*) FROM turns WHERE ended_at IS NOT NULL GROUP BY state
 """
 
 
-DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-"""What SQLite says of a file that is damaged."""
-
-
 def turn_of(row: Row, read: Callable[[str], bytes | None]) -> Turn:
     """Read a row of ``SELECT_TURN``.
 
@@ -59,10 +56,13 @@ def turn_of(row: Row, read: Callable[[str], bytes | None]) -> Turn:
         read: returns a large answer by its digest.
 
     Raises:
-        ValueError: it holds what we never wrote.
+        Unreadable: it holds what we never wrote.
     """
     values = dict(zip(_TURN_FIELDS, row, strict=False))
-    values["state"] = State(values["state"])
+    try:
+        values["state"] = State(values["state"])
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
     values["settled"] = bool(values["settled"])
     values["outcome"] = outcome_of(values["outcome"])
     answer_file = row[-1]
@@ -71,7 +71,7 @@ def turn_of(row: Row, read: Callable[[str], bytes | None]) -> Turn:
         values["answer"] = (
             data.decode(errors="replace")
             if data is not None
-            else f"[the answer is lost: {DIRECTORY}/{answer_file} is missing from the state directory]"
+            else f"[the answer is lost: {DIRECTORY}/{answer_file} of the state directory is gone or damaged]"
         )
     return Turn(**values)
 
@@ -85,15 +85,15 @@ def outcome_of(text: str | None) -> Outcome | None:
     """Read an outcome's column.
 
     Raises:
-        ValueError: it holds what we never wrote.
+        Unreadable: it holds what we never wrote.
     """
     if text is None:
         return None
     try:
         values = json.loads(text)
         return Outcome(**{**values, "kind": OutcomeKind(values["kind"])})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"no outcome: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreadable(f"no outcome: {error}") from error
 
 
 def _is_time(column: str) -> bool:
@@ -114,24 +114,20 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
-_SAVED = "It is damaged; the next start of the sidecar saves what can be read"
-
-
-def _unreadable(path: Path, error: Exception) -> JournalUnavailable:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in DAMAGED:
-        todo = f". {_SAVED}"
-    elif code == sqlite3.SQLITE_CANTOPEN:
+def _unreadable(suspicion: Suspicion, error: Exception) -> JournalError:
+    if shows_damage(error):
+        return suspicion.confirm(error)
+    todo = ""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN:
         todo = ". Run this command as the user the sidecar runs as"
-    else:
-        todo = ""
-    return JournalUnavailable(f"cannot read {path}: {error}{todo}")
+    return JournalUnavailable(f"cannot read {suspicion.path}: {error}{todo}")
 
 
 class Queries:
     """Reads on one connection of their own; every call sees the latest commit.
 
-    Each raises ``JournalUnavailable`` when the file cannot be read.
+    Each raises ``JournalUnavailable`` when the file cannot be read now, ``JournalDamaged``
+    when what was asked for is damaged.
     """
 
     def __init__(
@@ -140,6 +136,7 @@ class Queries:
         self._path = path
         self._reading = reading
         self._blobs = blobs
+        self._suspicion = Suspicion(path)
         self._timeline = timeline
 
     def own(self, wall: float) -> float:
@@ -233,7 +230,10 @@ class Queries:
         if not rows:
             return None
         body, file = rows[0]
-        return self._blobs.read(file) if body is None else body
+        try:
+            return self._blobs.read(file) if body is None else body
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def events(self, turn_id: str, *, after: int = 0, limit: int = 1000) -> list[LoggedEvent]:
         """Return entries of a turn's log in order, those past position ``after``."""
@@ -249,7 +249,7 @@ class Queries:
                 for n, attempt, at, kind, body in rows
             ]
         except ValueError as error:
-            raise self._unreadable(error) from error
+            raise self._unreadable(Unreadable(f"no log entry: {error}")) from error
 
     def session(self, session_id: str) -> Session | None:
         """Return a conversation."""
@@ -282,7 +282,7 @@ class Queries:
     def _turns(self, sql: str, *values: object) -> list[Turn]:
         try:
             return [self._by_wall(turn_of(row, self._blobs.read)) for row in self._rows(sql, *values)]
-        except ValueError as error:
+        except (Unreadable, OSError) as error:
             raise self._unreadable(error) from error
 
     def _rows(self, sql: str, *values: object) -> list[Row]:
@@ -293,8 +293,8 @@ class Queries:
         except sqlite3.Error as error:
             raise self._unreadable(error) from error
 
-    def _unreadable(self, error: Exception) -> JournalUnavailable:
-        return _unreadable(self._path, error)
+    def _unreadable(self, error: Exception) -> JournalError:
+        return _unreadable(self._suspicion, error)
 
 
 _SESSIONS = f"""
@@ -311,7 +311,10 @@ GROUP BY chosen.id, turns.state ORDER BY chosen.last_turn_at DESC, chosen.id
 
 
 class Reader(Queries):
-    """The journal for an operator's eyes, whether a sidecar runs or not. Close it."""
+    """The journal for an operator's eyes, whether a sidecar runs or not. Close it.
+
+    It changes nothing of it; damage it meets is noted for the next start.
+    """
 
     state_dir: Path
 
@@ -322,7 +325,8 @@ class Reader(Queries):
         Raises:
             JournalError: there is none.
             JournalTooNew: a newer version wrote it.
-            JournalUnavailable: it cannot be read.
+            JournalUnavailable: it cannot be read now.
+            JournalDamaged: it is damaged.
         """
         path = state_dir / schema.FILE
         try:
@@ -335,7 +339,7 @@ class Reader(Queries):
             reading = schema.connect(path, read_only=True)
             try:
                 if schema.check(reading, path) == 0:
-                    raise JournalUnavailable(f"cannot read {path}: it holds no journal. {_SAVED}")
+                    raise Suspicion(path).confirm(Unreadable("it holds no journal"))
                 now = machine()
                 timeline = Timeline(now, kept_time(reading))
                 timeline.look(now)
@@ -343,10 +347,14 @@ class Reader(Queries):
                 reading.close()
                 raise
         except sqlite3.Error as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(Suspicion(path), error) from error
         reader = cls(path, reading, Blobs(state_dir), timeline)
         reader.state_dir = state_dir
         return reader
+
+    def doubt(self, why: str) -> None:
+        """Have the next start take the journal for damaged."""
+        self._suspicion.confirm(Unreadable(why))
 
     def ids_beginning(self, prefix: str) -> list[str]:
         """Return ids of turns that begin so: the one that is it, or else a few of them."""

@@ -8,6 +8,7 @@ copy to go on from.
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import shutil
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from . import schema
-from .queries import DAMAGED, SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, outcome_of, turn_of
+from .damage import Unreadable, note_beside, shows_damage
+from .queries import SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, outcome_of, turn_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,14 +75,10 @@ def noticing_damage() -> Iterator[None]:
     """Turn the errors that mean damage into ``Damaged``."""
     try:
         yield
-    except sqlite3.Error as error:
-        # Without a code it is the sqlite3 module's own: a text that is not UTF-8.
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF not in DAMAGED:
+    except (sqlite3.Error, Unreadable) as error:
+        if not shows_damage(error):
             raise
         raise Damaged(str(error)) from error
-    except ValueError as error:
-        raise Damaged(f"a row holds what was never written: {error}") from error
 
 
 def salvage(path: Path, *, why: str, now: float) -> dict[str, Any]:
@@ -103,6 +101,7 @@ def salvage(path: Path, *, why: str, now: float) -> dict[str, Any]:
         target.execute("COMMIT")
     moved_to = _move_aside(path, now)
     schema.install(copy, path)
+    note_beside(path).unlink(missing_ok=True)
     logger.error(
         "%s is damaged (%s): moved to %s, %d rows copied, %d lost",
         path,
@@ -167,12 +166,15 @@ def _with_own_schema(path: Path, opened: ExitStack) -> Path:
         roots = {root for (root,) in fresh.execute("SELECT rootpage FROM sqlite_master")}
     content = bytearray(repaired.read_bytes())
     content[18:20] = b"\2\2"  # it has a write-ahead log
-    content[28:32] = (path.stat().st_size // _PAGE).to_bytes(4, "big")
+    # Tables that begin past the end of a truncated file count as empty pages, else none is found.
+    size = max(path.stat().st_size // _PAGE * _PAGE, len(content))
+    content[28:32] = (size // _PAGE).to_bytes(4, "big")
     log = path.with_name(path.name + "-wal")
     if log.exists():
         shutil.copyfile(log, repaired.with_name(repaired.name + "-wal"))
     shutil.copyfile(path, repaired)
     with repaired.open("r+b") as file:
+        file.truncate(size)
         for number in set(range(1, len(content) // _PAGE + 1)) - roots - {_POINTERS}:
             file.seek((number - 1) * _PAGE)
             file.write(content[(number - 1) * _PAGE : number * _PAGE])
@@ -269,7 +271,7 @@ def _insert(target: sqlite3.Connection, table: str, row: Row) -> bool:
 
 
 def _make_whole(target: sqlite3.Connection, copied: dict[str, int], lost: dict[str, int]) -> None:
-    """Drop what lost its turn, and outcomes that cannot be read."""
+    """Drop what lost its turn, and what nobody could read: log entries, outcomes."""
     for table, key, of in (("messages", "seq", "seq"), ("calls", "turn_id", "id")):
         orphans = target.execute(f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {of} FROM turns)").rowcount
         copied[table] -= orphans
@@ -278,11 +280,27 @@ def _make_whole(target: sqlite3.Connection, copied: dict[str, int], lost: dict[s
         "SELECT count(*) FROM turns WHERE ended_at IS NULL AND seq NOT IN (SELECT seq FROM messages)"
     ).fetchone()
     lost["messages"] = max(lost["messages"], without)
+    unreadable = [
+        (turn_id, n)
+        for turn_id, n, body in target.execute("SELECT turn_id, n, body FROM events")
+        if not _is_json(body)
+    ]
+    target.executemany("DELETE FROM events WHERE turn_id = ? AND n = ?", unreadable)
+    copied["events"] -= len(unreadable)
+    lost["events"] += len(unreadable)
     for seq, outcome in target.execute("SELECT seq, outcome FROM turns").fetchall():
         try:
             outcome_of(outcome)
-        except ValueError:
+        except Unreadable:
             target.execute("UPDATE turns SET outcome = NULL WHERE seq = ?", (seq,))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _beside(path: Path, word: str) -> Path:

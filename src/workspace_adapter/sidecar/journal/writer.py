@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from ...errors import JournalError, JournalTaken, JournalUnavailable, WorkspaceAdapterError
 from .blobs import Blobs
 from .checkpoints import LOG_LIMIT, Checkpoints
+from .damage import Suspicion, Unreadable, shows_damage
 from .queries import used_bytes
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Writer:
         boot_id: str,
         blobs: Blobs,
         checkpoints: Checkpoints,
+        suspicion: Suspicion,
         on_change: Callable[[str], None],
         on_health: Callable[[bool], None],
     ) -> None:
@@ -105,6 +107,7 @@ class Writer:
         self._boot_id = boot_id
         self._blobs = blobs
         self._checkpoints = checkpoints
+        self._suspicion = suspicion
         self._on_change = on_change
         self._on_health = on_health
         self._healthy = True
@@ -214,12 +217,13 @@ class Writer:
         connection = self._connection
         transaction = Transaction(connection, self._boot_id, self._blobs)
         try:
+            self._suspicion.check()
             connection.execute("BEGIN IMMEDIATE")
             self._check_owner()
             answers = [self._try(transaction, waiting) for waiting in batch]
             connection.execute("COMMIT")
             log_bytes = self._check_files()
-        except (sqlite3.Error, OSError, JournalError) as error:
+        except (sqlite3.Error, OSError, JournalError, Unreadable) as error:
             self._roll_back()
             log_bytes = None
             answers = [_Answer(waiting.future, error=self._failure(error)) for waiting in batch]
@@ -290,7 +294,9 @@ class Writer:
         except (sqlite3.Error, OSError) as error:
             logger.warning("a large body could not be removed, the next start tries again: %s", error)
 
-    def _failure(self, error: sqlite3.Error | OSError | JournalError) -> JournalError:
+    def _failure(self, error: Exception) -> JournalError:
+        if shows_damage(error):
+            return self._suspicion.confirm(error)
         if isinstance(error, JournalError):
             return type(error)(*error.args)
         return self._unavailable(str(error))

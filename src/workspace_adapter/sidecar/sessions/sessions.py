@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum, auto
@@ -17,7 +16,7 @@ from ...errors import BadMessage, InvalidTransition, TurnFailed
 from ...ledger import Ledger, Running
 from ...resume import Action, Evidence, Verdict
 from ...turns import CANCELABLE, Outcome, OutcomeKind, State, Turn
-from ..boot import Recovery
+from ..boot import Recovery, message_of
 from ..fence import cancelled_by_us
 from ..gate import UNWRITABLE, SessionGate, Switch
 from ..insist import insist
@@ -324,10 +323,9 @@ class Sessions:
         return (_Next.JUDGE if judge else _Next.NOTHING), end.evidence
 
     async def _work(self, lane: Lane, running: Running, turn: Turn, verdict: Verdict, log: EventLog) -> End:
-        stored = self._journal.message(turn.id)
-        if stored is None:
+        message = message_of(self._journal.message(turn.id))
+        if message is None:
             return failed(TurnFailed("its message was lost with a damaged journal: send a new one"))
-        message = json.loads(stored)
         try:
             request = TurnRequest(
                 id=turn.id,
