@@ -141,7 +141,9 @@ class Sidecar:
                     await self._live(journal, server)
                 finally:
                     with anyio.CancelScope(shield=True):
-                        await self._send_away(server)
+                        # Also where it is an error that ends us.
+                        self._send_away()
+                        await self._stop_serving(server)
                         await journal.close()
             await self._stop_serving(server)
             tasks.cancel_scope.cancel()
@@ -168,12 +170,6 @@ class Sidecar:
             await server.serve(sockets=[self._listener])
         finally:
             self._served.set()
-
-    async def _send_away(self, server: uvicorn.Server) -> None:
-        """Tell whoever still waits to come again, also where it is an error that ends us."""
-        if self._door is not None:
-            self._door.shut(retry_after=math.ceil(self._settings.stop_timeout))
-        await self._stop_serving(server)
 
     async def _stop_serving(self, server: uvicorn.Server) -> None:
         server.should_exit = True
