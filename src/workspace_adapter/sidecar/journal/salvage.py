@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ...errors import JournalTooNew
 from . import schema
 from .damage import Unreadable, note_beside, shows_damage
 from .queries import SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, outcome_of, turn_of
@@ -46,7 +47,8 @@ class Damaged(Exception):
 def examine(path: Path) -> None:
     """Read what a boot needs: the schema, the unfinished and the undelivered turns.
 
-    Not the whole file: a boot must not take longer the more it has done.
+    Not the whole file: a boot must not take longer the more it has done. A file of an
+    older version is brought to ours first, since only ours can be read.
 
     Raises:
         Damaged: with what was found.
@@ -58,7 +60,14 @@ def examine(path: Path) -> None:
     if path.stat().st_size == 0:  # SQLite would take it for a new one and drop the log beside it
         raise Damaged("it is empty")
     with noticing_damage(), closing(schema.connect(path, read_only=True)) as connection:
-        if schema.check(connection, path) == 0 or not _has_tables(connection):
+        version = schema.check(connection, path)
+    if version == 0:
+        raise Damaged("it holds no journal")
+    if version < len(schema.MIGRATIONS):
+        with noticing_damage(), closing(schema.connect(path)) as connection:
+            schema.migrate(connection, path)
+    with noticing_damage(), closing(schema.connect(path, read_only=True)) as connection:
+        if not _tables(connection).issuperset(schema.TABLES):
             raise Damaged("it holds no journal")
         for table in ("meta", "owner", "sessions", "children"):
             for _ in connection.execute(f"SELECT * FROM {table}"):
@@ -84,6 +93,8 @@ def noticing_damage() -> Iterator[None]:
 def salvage(path: Path, *, why: str, now: float) -> dict[str, Any]:
     """Copy every readable row into a new file that takes the damaged one's place.
 
+    The copy has the damaged one's schema; whoever opens it brings it to ours.
+
     Returns ``why``, ``moved_to`` (the damaged file's new name), and per table the rows
     ``copied`` and ``lost``: at least that many, where even their number cannot be read.
 
@@ -91,9 +102,13 @@ def salvage(path: Path, *, why: str, now: float) -> dict[str, Any]:
         sqlite3.Error, OSError: the copy could not be written; nothing has changed.
     """
     copy = _beside(path, "salvaged")
-    copied = dict.fromkeys(schema.TABLES, 0)
-    lost = dict.fromkeys(schema.TABLES, 0)
-    with closing(schema.build(copy, journal_id=secrets.token_hex(8))) as target, _source(path) as source:
+    version = _version(path)
+    with (
+        closing(schema.build(copy, journal_id=secrets.token_hex(8), version=version)) as target,
+        _source(path, version, _tables(target)) as source,
+    ):
+        copied = {table: 0 for table in schema.TABLES if table in _tables(target)}
+        lost = dict.fromkeys(copied, 0)
         target.execute("BEGIN")
         if source is not None:
             _copy(source, target, copied, lost)
@@ -122,47 +137,66 @@ def resume(path: Path, *, now: float) -> None:
     copy.unlink(missing_ok=True)
 
 
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    return found.issuperset(schema.TABLES)
+def _tables(connection: sqlite3.Connection) -> frozenset[str]:
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return frozenset(name for (name,) in tables)
 
 
 # --- reading what is damaged ------------------------------------------------------------
 
 
+def _version(path: Path) -> int:
+    """Return a damaged journal's version; ours, where that cannot be read."""
+    try:
+        with closing(schema.connect(path, read_only=True)) as connection:
+            version = schema.check(connection, path)
+    except (sqlite3.Error, JournalTooNew):
+        version = int.from_bytes(_head(path)[60:64], "big")  # SQLite says no more than that it is damaged
+    newest = len(schema.MIGRATIONS)
+    return version if 0 < version < newest else newest
+
+
+def _head(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        return file.read(100)
+
+
 @contextmanager
-def _source(path: Path) -> Iterator[sqlite3.Connection | None]:
+def _source(path: Path, version: int, tables: frozenset[str]) -> Iterator[sqlite3.Connection | None]:
     """Open a damaged journal, if anything of it can be opened."""
     if not path.exists() or path.stat().st_size < _PAGE:
         yield None
         return
     with ExitStack() as opened:
-        source = _open(path, opened)
+        source = _open(path, opened, tables)
         if source is None:
-            source = _open(_with_own_schema(path, opened), opened)
+            source = _open(_with_own_schema(path, opened, version), opened, tables)
         yield source
 
 
-def _open(path: Path, opened: ExitStack) -> sqlite3.Connection | None:
+def _open(path: Path, opened: ExitStack, tables: frozenset[str]) -> sqlite3.Connection | None:
     try:
         connection = opened.enter_context(closing(schema.connect(path, read_only=True)))
         # A damaged text is better than none.
         connection.text_factory = lambda data: data.decode(errors="replace")
-        return connection if _has_tables(connection) else None
+        return connection if _tables(connection) >= tables else None
     except sqlite3.DatabaseError:
         return None
 
 
-def _with_own_schema(path: Path, opened: ExitStack) -> Path:
+def _with_own_schema(path: Path, opened: ExitStack, version: int) -> Path:
     """Copy a journal whose schema cannot be read, and give the copy that of a new journal.
 
-    It stands on the same pages in every journal and says where the tables begin. The
-    first page, one of them, is written more often than any other, so the likeliest torn.
+    It stands on the same pages in every journal made with that version, and says where
+    the tables begin. The first page, one of them, is written more often than any other,
+    so the likeliest torn.
     """
     repaired = _beside(path, "repaired")
     for part in _PARTS:
         opened.callback(repaired.with_name(repaired.name + part).unlink, missing_ok=True)
-    with closing(schema.build(repaired, journal_id="")) as fresh:
+    with closing(schema.build(repaired, journal_id="", version=version)) as fresh:
         roots = {root for (root,) in fresh.execute("SELECT rootpage FROM sqlite_master")}
     content = bytearray(repaired.read_bytes())
     content[18:20] = b"\2\2"  # it has a write-ahead log
@@ -184,7 +218,7 @@ def _with_own_schema(path: Path, opened: ExitStack) -> Path:
 def _copy(
     source: sqlite3.Connection, target: sqlite3.Connection, copied: dict[str, int], lost: dict[str, int]
 ) -> None:
-    for table in schema.TABLES:
+    for table in copied:
         for row in _rows(source, table, target, lost):
             counts = copied if _insert(target, table, row) else lost
             counts[table] += 1

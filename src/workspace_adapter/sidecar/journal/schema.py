@@ -174,8 +174,12 @@ def create(path: Path) -> None:
     install(fresh, path)
 
 
-def build(path: Path, *, journal_id: str) -> sqlite3.Connection:
-    """Make the tables in a new file and return the connection to fill them with."""
+def build(path: Path, *, journal_id: str, version: int | None = None) -> sqlite3.Connection:
+    """Make the tables in a new file and return the connection to fill them with.
+
+    Args:
+        version: of the schema; the newest by default.
+    """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise JournalError(
             f"SQLite {sqlite3.sqlite_version} is too old for the journal:"
@@ -188,7 +192,7 @@ def build(path: Path, *, journal_id: str) -> sqlite3.Connection:
     # Rolling back is not wanted of a file nobody knows yet; install() makes it durable.
     connection.execute("PRAGMA journal_mode=OFF")
     connection.execute("PRAGMA synchronous=OFF")
-    migrate(connection, path)
+    migrate(connection, path, MIGRATIONS[:version])
     connection.execute("INSERT INTO meta VALUES ('id', ?)", (journal_id,))
     return connection
 
@@ -209,29 +213,37 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def check(connection: sqlite3.Connection, path: Path, migrations: Sequence[str] = MIGRATIONS) -> int:
+def check(connection: sqlite3.Connection, path: Path, migrations: Sequence[str] | None = None) -> int:
     """Return a file's version.
+
+    Args:
+        migrations: ours by default.
 
     Raises:
         JournalTooNew: naming both versions.
         sqlite3.DatabaseError: it is damaged.
     """
+    known = len(MIGRATIONS if migrations is None else migrations)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(migrations):
+    if version > known:
         raise JournalTooNew(
-            f"{path} was written by a newer version (schema {version}, this one knows {len(migrations)}):"
+            f"{path} was written by a newer version (schema {version}, this one knows {known}):"
             " upgrade, or move the whole state directory aside to begin anew"
         )
     return int(version)
 
 
-def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
+def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[str] | None = None) -> None:
     """Bring a file to the newest schema, one version at a time, each in a transaction.
+
+    Args:
+        migrations: ours by default.
 
     Raises:
         JournalTooNew: it is ahead of us.
         sqlite3.DatabaseError: it is damaged.
     """
+    migrations = MIGRATIONS if migrations is None else migrations
     for number in range(check(connection, path, migrations), len(migrations)):
         connection.executescript(
             f"BEGIN IMMEDIATE; {migrations[number]}; PRAGMA user_version = {number + 1}; COMMIT"
