@@ -188,6 +188,23 @@ def test_every_command_on_the_page_is_understood(words: list[str]) -> None:
     assert isinstance(cli._parser().parse_args(words), argparse.Namespace)
 
 
+def test_every_command_is_on_the_page() -> None:
+    """But for serve, which is not typed, and those for authors of adapters."""
+
+    def commands(parser: argparse.ArgumentParser, *words: str) -> Iterator[str]:
+        below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        for action in below:
+            for word, deeper in action.choices.items():
+                yield from commands(deeper, *words, word)
+        if not below:
+            yield " ".join(words)
+
+    author = argparse.ArgumentParser()
+    cli.author.declare(author.add_subparsers())
+    wanted = {*commands(cli._parser())} - {*commands(author)} - {"serve"}
+    assert {code(row[0])[0] for row in rows("commands")} == wanted
+
+
 def test_the_commands_with_codes_of_their_own_exist() -> None:
     commands = {code(row[0])[0] for row in rows("exit codes") if code(row[0])}
     for command in commands:

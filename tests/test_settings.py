@@ -206,6 +206,14 @@ def test_no_environment_does_more_than_be_refused(environ: dict[str, str]) -> No
             {"WORKSPACE_RESUME_MAX_ATTEMPTS": "21"},
             ("WORKSPACE_RESUME_MAX_ATTEMPTS=21", "WORKSPACE_RESUME_MAX_TOTAL=20"),
         ),
+        (
+            {"WORKSPACE_JOURNAL_LIMIT_BYTES": "1MiB"},
+            ("WORKSPACE_BODY_LIMIT_BYTES=16777216", "WORKSPACE_JOURNAL_LIMIT_BYTES=1048576"),
+        ),
+        (
+            {"WORKSPACE_WORKDIR": "/state/work", "WORKSPACE_STATE_DIR": "/state"},
+            ("WORKSPACE_WORKDIR=/state/work", "WORKSPACE_STATE_DIR=/state"),
+        ),
     ],
 )
 def test_every_pair_that_cannot_work_is_named(environ: dict[str, str], names: tuple[str, str]) -> None:

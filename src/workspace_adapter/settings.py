@@ -415,6 +415,16 @@ class Settings:
                 f"WORKSPACE_RESUME_MAX_ATTEMPTS={self.resume_max_attempts} must not exceed"
                 f" WORKSPACE_RESUME_MAX_TOTAL={self.resume_max_total}"
             )
+        if self.body_limit_bytes > self.journal_limit_bytes:
+            problems.append(
+                f"WORKSPACE_BODY_LIMIT_BYTES={self.body_limit_bytes} must not exceed"
+                f" WORKSPACE_JOURNAL_LIMIT_BYTES={self.journal_limit_bytes}: one body would fill it"
+            )
+        if PurePosixPath(self.workdir).is_relative_to(self.state_dir):
+            problems.append(
+                f"WORKSPACE_WORKDIR={self.workdir} must not lie in WORKSPACE_STATE_DIR={self.state_dir}:"
+                " the agent would work among the journal's files"
+            )
         return tuple(problems)
 
     @property
