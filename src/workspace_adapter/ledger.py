@@ -56,6 +56,7 @@ class Ledger:
         """Sessions that may work at once."""
         self._running: dict[str, Running] = {}
         self._waiting: dict[str, Waiting] = {}
+        self._barred: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -88,7 +89,7 @@ class Ledger:
         """Move the turn that may start now to the running ones, if there is one."""
         if len(self._running) >= self.capacity:
             return None
-        busy = {running.session_id for running in self._running.values()}
+        busy = self._barred.union(running.session_id for running in self._running.values())
         ready = (w for w in self._waiting.values() if w.session_id not in busy)
         first = min(ready, key=lambda w: w.rank, default=None)
         if first is None:
@@ -97,6 +98,14 @@ class Ledger:
         running = Running(first.turn_id, first.session_id)
         self._running[first.turn_id] = running
         return running
+
+    def bar(self, session_id: str) -> None:
+        """Start no turn of this session until :meth:`unbar`."""
+        self._barred.add(session_id)
+
+    def unbar(self, session_id: str) -> None:
+        """Let its turns start again."""
+        self._barred.discard(session_id)
 
     def end(self, turn_id: str) -> None:
         """Take out a turn whose runtime has really stopped."""

@@ -1,8 +1,9 @@
 """The commands on the journal.
 
 With ``--json``, ``size`` prints what ``sidecar.journal.measure`` says, ``check`` an
-object with ``whole`` and ``problems`` (each with ``kind``, ``what``, ``todo``). ``export``
-prints JSON always; its shape stands in ``sidecar.journal.export``.
+object with ``whole`` and ``problems`` (each with ``kind``, ``what``, ``todo``), ``vacuum``
+``freed_bytes`` and ``waited_seconds``. ``export`` prints JSON always; its shape stands in
+``sidecar.journal.export``.
 """
 
 from __future__ import annotations
@@ -12,22 +13,37 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+import anyio
+
 from . import printing
-from .asking import setting, state_dir, whole_id
+from .asking import ask, setting, state_dir, whole_id
 from .parsing import add
 from .printing import size
+
+_PATIENCE = 600.0
+"""Seconds a sidecar gets to write its journal anew."""
 
 
 def declare(commands: Any) -> None:
     """Declare them."""
-    journal = add(commands, "journal", "Say how large the journal is; export from it, or check it.", _size)
+    journal = add(
+        commands,
+        "journal",
+        "Say how large the journal is; check it, export from it, or give room back.",
+        _size,
+    )
     verbs = journal.add_subparsers(metavar="verb")
     add(verbs, "size", "how large it is, and how much of it is due to go", _size)
     export = add(verbs, "export", "one turn, with everything that is known about it, as JSON", _export)
     export.add_argument("turn", metavar="TURN", help="its id, or the beginning of it")
     add(verbs, "check", "whether it is whole; exit code 1 if not", _check)
+    vacuum = add(verbs, "vacuum", "give room that it does not use back to the file system", _vacuum)
+    vacuum.add_argument(
+        "--full", action="store_true", help="write the whole file anew, while every write has to wait"
+    )
 
 
 def _size(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -63,6 +79,18 @@ def _export(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     with Reader.open(state_dir(environ)) as journal:
         exported = document(journal, whole_id(journal, options.turn), now=time.time())
     print(json.dumps(exported, indent=None if options.json else 2))
+    return 0
+
+
+def _vacuum(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ..sidecar.control.offline import vacuum_file
+    from ..sidecar.control.socket import NoSidecar
+
+    try:
+        done = ask(environ, "vacuum", full=options.full, patience=_PATIENCE)
+    except NoSidecar:
+        done = anyio.run(partial(vacuum_file, state_dir(environ), full=options.full))
+    printing.show(options, done, [("freed", size(max(0, done["freed_bytes"])))])
     return 0
 
 

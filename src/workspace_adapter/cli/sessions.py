@@ -4,18 +4,25 @@ With ``--json``, ``list`` prints a list and ``show`` one object, with the keys `
 ``caller``, ``handle``, ``created_at``, ``last_activity_at``, ``turns`` (by state), and
 ``runtime``: ``closed``, ``open``, or ``running``, ``null`` where no sidecar runs.
 ``show`` adds ``uploads`` (paths) and ``recent``, its newest turns as ``turns list``
-prints them.
+prints them. ``forget`` prints a list, of each session erased ``session``, ``turns``,
+``uploads`` (counts), ``canceled`` (ids), ``runtime`` (what its runtime erased, ``null``
+where it was not asked or cannot) and ``left`` (what may still hold something of it).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import WorkspaceAdapterError
+import anyio
+
+from ..errors import SettingsError, WorkspaceAdapterError
 from ..turns import ENDED
-from .asking import ask, state_dir
+from .asking import ask, setting, state_dir
 from .parsing import add, count
 from .printing import print_json, table, time
 from .turns import as_json, table_of
@@ -23,10 +30,13 @@ from .turns import as_json, table_of
 if TYPE_CHECKING:
     from ..sidecar.journal import SessionSummary
 
+_PATIENCE = 600.0
+"""Seconds a sidecar gets to stop a turn, erase a session and write its journal anew."""
+
 
 def declare(commands: Any) -> None:
     """Declare them."""
-    sessions = add(commands, "sessions", "List or show conversations.", _list)
+    sessions = add(commands, "sessions", "List, show or forget conversations.", _list)
     verbs = sessions.add_subparsers(metavar="verb")
     for listing in (sessions, add(verbs, "list", "the sessions active last", _list)):
         listing.add_argument("--caller", metavar="CALLER", help="only of this caller")
@@ -34,6 +44,14 @@ def declare(commands: Any) -> None:
     shown = add(verbs, "show", "one session with its turns and files", _show)
     shown.add_argument("session", metavar="SESSION", help="its id, the contextId")
     shown.add_argument("--limit", type=count, default=50, help="at most so many turns (50)")
+    forget = add(verbs, "forget", "erase sessions for good, with all that was said in them", _forget)
+    forget.add_argument("sessions", metavar="SESSION", nargs="+", help="its id, the contextId")
+    forget.add_argument("--cancel", action="store_true", help="cancel its turns that have not ended")
+    forget.add_argument(
+        "--journal-only",
+        action="store_true",
+        help="leave what the runtime itself keeps: it is not asked",
+    )
 
 
 def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -63,18 +81,23 @@ def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ..sidecar.door.parts import Uploads
+    from ..sidecar.forgetting import unknown
     from ..sidecar.journal import Reader
 
     with Reader.open(state_dir(environ)) as journal, journal.snapshot():
         found = journal.sessions(session_id=options.session)
         turns = journal.turns(session_id=options.session, limit=options.limit)
     if not found:
-        raise no_such_session(options.session)
+        raise unknown(options.session)
+    uploads = Uploads(workdir=Path(setting(environ, "workdir")), state_dir=state_dir(environ))
     shown = _as_json(found[0], _runtimes(environ))
+    shown["uploads"] = [str(path) for path in uploads.of(options.session)]
     if options.json:
         print_json(shown | {"recent": [as_json(turn) for turn in turns]})
         return 0
-    rows = [(name, str(value)) for name, value in shown.items() if name != "turns" and value is not None]
+    rows = [(name, value) for name, value in shown.items() if isinstance(value, str)]
+    rows += [("upload", path) for path in shown["uploads"]]
     rows += [(f"turns {state}", str(count)) for state, count in shown["turns"].items()]
     table(rows)
     print()
@@ -82,9 +105,88 @@ def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def no_such_session(session_id: str) -> WorkspaceAdapterError:
-    """Say that there is none of that name, and how to find the right one."""
-    return WorkspaceAdapterError(f"there is no session {session_id!r}; see: workspace-adapter sessions list")
+def _forget(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ..sidecar.control.socket import NoSidecar
+    from ..sidecar.journal import Reader
+
+    Reader.open(state_dir(environ)).close()
+    session_ids = tuple(dict.fromkeys(options.sessions))
+    try:
+        erased, refused = _forget_live(options, environ, session_ids)
+    except NoSidecar:
+        erased, refused = _forget_down(options, environ, session_ids)
+    if options.json:
+        print_json(erased)
+    elif erased:
+        rows = [("SESSION", "TURNS", "CANCELED", "UPLOADS", "RUNTIME")]
+        rows += [
+            (
+                gone["session"],
+                str(gone["turns"]),
+                str(len(gone["canceled"])),
+                str(gone["uploads"]),
+                "" if gone["runtime"] is None else f"{len(gone['runtime'])} erased",
+            )
+            for gone in erased
+        ]
+        table(rows)
+    for gone in erased:
+        for left in gone["left"]:
+            print(f"session {gone['session']!r}: there may still be {left}", file=sys.stderr)
+    for why in refused:
+        print(why, file=sys.stderr)
+    return 1 if refused else 0
+
+
+def _forget_live(
+    options: argparse.Namespace, environ: Mapping[str, str], session_ids: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    from ..sidecar.control.socket import NoSidecar
+    from ..sidecar.forgetting import STILL_THERE
+
+    erased: list[dict[str, Any]] = []
+    refused: list[str] = []
+    say = partial(ask, environ, patience=_PATIENCE)
+    for session_id in session_ids:
+        try:
+            gone = say("forget", session=session_id, cancel=options.cancel, runtime=not options.journal_only)
+            erased.append(gone)
+        except NoSidecar:
+            raise
+        except WorkspaceAdapterError as error:
+            refused.append(str(error))
+    try:
+        say("drive_out")
+    except WorkspaceAdapterError as error:
+        refused.append(f"{error}. {STILL_THERE}")
+    return erased, refused
+
+
+def _forget_down(
+    options: argparse.Namespace, environ: Mapping[str, str], session_ids: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    from ..sidecar.adapters import build_adapter
+    from ..sidecar.control.offline import forget
+
+    try:
+        adapter = None if options.journal_only else build_adapter(environ)
+    except SettingsError as error:
+        raise WorkspaceAdapterError(
+            f"nothing was forgotten, because the runtime cannot be asked without the sidecar's settings:"
+            f" {'; '.join(error.problems)}. Give this command the sidecar's environment; or leave what the"
+            " runtime keeps: --journal-only"
+        ) from error
+    return anyio.run(
+        partial(
+            forget,
+            state_dir(environ),
+            session_ids,
+            adapter=adapter,
+            workdir=Path(setting(environ, "workdir")),
+            environ=environ,
+            cancel=options.cancel,
+        )
+    )
 
 
 def _as_json(summary: SessionSummary, runtimes: Mapping[str, str] | None) -> dict[str, Any]:

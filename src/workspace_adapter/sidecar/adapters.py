@@ -61,18 +61,29 @@ def configure(environ: Mapping[str, str]) -> tuple[Settings, RuntimeAdapter]:
     except SettingsError as error:
         problems.extend(error.problems)
     try:
+        adapter = build_adapter(environ)
+    except SettingsError as error:
+        problems.extend(error.problems)
+    if settings is None or adapter is None:
+        raise SettingsError(tuple(problems))
+    return settings, adapter
+
+
+def build_adapter(environ: Mapping[str, str]) -> RuntimeAdapter:
+    """Build the adapter that the environment names, with its own settings.
+
+    Raises:
+        SettingsError: naming every variable that cannot work.
+    """
+    try:
         adapter_class = load_adapter(_adapter_name(environ))
         wanted = adapter_class.Settings
         given = None if wanted is None else parse(wanted, environ)
         with fence("its constructor"):
-            adapter = adapter_class(given)
-    except SettingsError as error:
-        problems.extend(error.problems)
+            return adapter_class(given)
     except ContractBroken as error:
-        problems.append(f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {error}{_cause(error)}")
-    if settings is None or adapter is None:
-        raise SettingsError(tuple(problems))
-    return settings, adapter
+        why = f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {error}{_cause(error)}"
+        raise SettingsError((why,)) from error
 
 
 def _cause(error: ContractBroken) -> str:

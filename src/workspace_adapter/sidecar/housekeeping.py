@@ -59,6 +59,8 @@ class Housekeeping:
                 elif anyio.current_time() - pruned > _PRUNE_EVERY:
                     pruned = anyio.current_time()
                     await journal.prune(retention=self._retention, now=journal.clock())
+                    if journal.has_traces:  # a life before this one did not come to it
+                        await journal.drive_out()
                     await uploads.prune(before=journal.time() - 2 * self._retention)
             except JournalUnavailable:
                 continue

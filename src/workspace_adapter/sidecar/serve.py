@@ -13,8 +13,8 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, MutableMapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from ..ledger import Ledger
 from ..resume import Limits
 from ..settings import STOP_MARGIN, Settings, effective, without_secrets
 from ..turns import State
+from .adapter_life import running
 from .app import create_app
 from .bell import Bell
 from .boot import Recovery
@@ -44,6 +45,7 @@ from .door.parts import Uploads
 from .door.waiting import WaitingRoom
 from .drainer import Drainer
 from .fence import fence
+from .forgetting import Forgetting
 from .front import Front
 from .gate import Switch
 from .housekeeping import Housekeeping
@@ -246,10 +248,21 @@ class Sidecar:
         sessions.on_change = drainer.look
         sessions.on_end = drainer.turn_left
         control = Control(
-            journal=journal, sessions=sessions, drainer=drainer, ledger=self._ledger, status=self._status
+            journal=journal,
+            sessions=sessions,
+            drainer=drainer,
+            ledger=self._ledger,
+            forgetting=Forgetting(
+                journal=journal,
+                uploads=uploads,
+                adapter=self._adapter,
+                workdir=workdir,
+                adapter_dir=adapter_dir,
+            ),
+            status=self._status,
         )
         async with (
-            _running(self._adapter, LifeChildren(self._environ, journal), adapter_dir),
+            running(self._adapter, LifeChildren(self._environ, journal), adapter_dir),
             anyio.create_task_group() as rooms,
             listening(self._state_dir, control.verbs),
         ):
@@ -368,23 +381,6 @@ class Sidecar:
             "journal_salvaged": journal.salvaged if journal else None,
             "ready": self._ready()[0],
         }
-
-
-@asynccontextmanager
-async def _running(adapter: RuntimeAdapter, children: LifeChildren, adapter_dir: Path) -> AsyncIterator[None]:
-    """Hold what lives as long as the adapter; nothing of it is left behind."""
-    stack = AsyncExitStack()
-    try:
-        with fence("running"):
-            await stack.enter_async_context(adapter.running(children, adapter_dir))
-        try:
-            yield
-        finally:
-            with fence("leaving running"):
-                await stack.aclose()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await children.reap()
 
 
 def announce(settings: Settings, adapter: RuntimeAdapter) -> None:

@@ -39,7 +39,10 @@ def inline(content: bytes, name: str = "note.txt") -> dict[str, Any]:
 async def test_text_and_data_reach_the_runtime_as_they_are(uploads: Uploads) -> None:
     message = {"parts": [{"kind": "text", "text": "hi"}, {"kind": "data", "data": {"ö": [1, None]}}]}
     await uploads.check(message)
-    assert await uploads.materialise(message) == (TextPart(text="hi"), DataPart(json='{"ö": [1, null]}'))
+    assert await uploads.materialise(message, session_id="s") == (
+        TextPart(text="hi"),
+        DataPart(json='{"ö": [1, null]}'),
+    )
 
 
 async def test_a_file_is_found_by_every_way_of_naming_it(uploads: Uploads, workdir: Path) -> None:
@@ -61,7 +64,7 @@ async def test_a_file_is_found_by_every_way_of_naming_it(uploads: Uploads, workd
         message = file(uri, name="report.pdf", mime_type="application/pdf")
         await uploads.check(message)
         found = FilePart(path=path, name="report.pdf", mime_type="application/pdf")
-        assert await uploads.materialise(message) == (found,), uri
+        assert await uploads.materialise(message, session_id="s") == (found,), uri
 
 
 async def test_a_name_with_a_percent_sign_in_it_is_taken_literally_first(
@@ -69,7 +72,7 @@ async def test_a_name_with_a_percent_sign_in_it_is_taken_literally_first(
 ) -> None:
     (workdir / "100%20sure").write_text("literal")
     (workdir / "100 sure").write_text("decoded")
-    (part,) = await uploads.materialise(file("workspace:100%20sure"))
+    (part,) = await uploads.materialise(file("workspace:100%20sure"), session_id="s")
     assert isinstance(part, FilePart)
     assert part.path.read_text() == "literal"
 
@@ -98,7 +101,7 @@ async def test_only_what_lies_beneath_the_workdir_may_be_named(
         with pytest.raises(BadMessage, match="is not beneath WORKSPACE_WORKDIR") as refused:
             await uploads.check(file(uri))
         assert "secret" not in str(refused.value)
-    (part,) = await uploads.materialise(file("good-link"))
+    (part,) = await uploads.materialise(file("good-link"), session_id="s")
     assert isinstance(part, FilePart)
     assert part.path == workdir / "inside"
 
@@ -130,21 +133,21 @@ async def test_inline_bytes_are_kept_once_under_their_digest(uploads: Uploads, w
     message = inline(b"hello", "../../etc/a b.txt")
     await uploads.check(message)
     assert not (workdir / ".state" / "uploads").exists()
-    (part,) = await uploads.materialise(message)
+    (part,) = await uploads.materialise(message, session_id="s")
     assert isinstance(part, FilePart)
     assert part.path.read_bytes() == b"hello"
     assert part.path.name == "a b.txt"
-    assert part.path.parent.parent == workdir / ".state" / "uploads"
+    assert part.path.parents[2] == workdir / ".state" / "uploads"
     inode = part.path.stat().st_ino
-    assert await uploads.materialise(message) == (part,)
+    assert await uploads.materialise(message, session_id="s") == (part,)
     assert part.path.stat().st_ino == inode
     assert [path.name for path in part.path.parent.iterdir()] == ["a b.txt"]
 
 
 async def test_a_file_that_was_brought_may_be_named_later(uploads: Uploads) -> None:
-    (part,) = await uploads.materialise(inline(b"hello"))
+    (part,) = await uploads.materialise(inline(b"hello"), session_id="s")
     assert isinstance(part, FilePart)
-    (again,) = await uploads.materialise(file(str(part.path)))
+    (again,) = await uploads.materialise(file(str(part.path)), session_id="s")
     assert isinstance(again, FilePart)
     assert again.path == part.path
 
@@ -164,24 +167,40 @@ async def test_a_file_that_vanished_after_it_was_accepted_is_named(uploads: Uplo
     await uploads.check(file("x"))
     (workdir / "x").unlink()
     with pytest.raises(BadMessage, match="does not exist"):
-        await uploads.materialise(file("x"))
+        await uploads.materialise(file("x"), session_id="s")
 
 
 async def test_what_was_not_used_for_long_is_deleted(uploads: Uploads) -> None:
-    (old,) = await uploads.materialise(inline(b"old"))
-    (new,) = await uploads.materialise(inline(b"new"))
-    (used,) = await uploads.materialise(inline(b"used"))
+    (old,) = await uploads.materialise(inline(b"old"), session_id="s")
+    (new,) = await uploads.materialise(inline(b"new"), session_id="s")
+    (used,) = await uploads.materialise(inline(b"used"), session_id="s")
     assert isinstance(old, FilePart)
     assert isinstance(new, FilePart)
     assert isinstance(used, FilePart)
     now = time.time()
     for part in (old, used):
         os.utime(part.path.parent, (now - 100, now - 100))
-    await uploads.materialise(inline(b"used"))
+    await uploads.materialise(inline(b"used"), session_id="s")
     await uploads.prune(before=now - 50)
     assert not old.path.parent.exists()
     assert new.path.exists()
     assert used.path.exists()
+
+
+async def test_of_one_session_all_files_are_forgotten_and_of_the_others_none(uploads: Uploads) -> None:
+    (first,) = await uploads.materialise(inline(b"same"), session_id="one")
+    (second,) = await uploads.materialise(inline(b"more"), session_id="one")
+    (other,) = await uploads.materialise(inline(b"same"), session_id="../one")
+    assert isinstance(first, FilePart)
+    assert isinstance(second, FilePart)
+    assert isinstance(other, FilePart)
+    assert uploads.of("one") == sorted([first.path, second.path])
+    assert await uploads.forget("one") == 2
+    assert uploads.of("one") == []
+    assert await uploads.forget("one") == 0
+    assert other.path.read_bytes() == b"same"
+    await uploads.materialise(inline(b"same"), session_id="one")
+    assert len(uploads.of("one")) == 1
 
 
 async def test_there_may_be_nothing_to_delete(uploads: Uploads) -> None:

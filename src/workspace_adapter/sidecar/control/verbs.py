@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
+
 from ...errors import UnknownTask, WorkspaceAdapterError
 from ...ledger import Ledger
 from ...turns import Turn
 from ..drainer import Drainer
+from ..forgetting import CAUSE, Forgetting
 from ..journal import Journal
 from ..sessions.sessions import Sessions
+from .offline import vacuum
 from .socket import Verb
 
 
@@ -26,12 +30,15 @@ class Control:
         sessions: Sessions,
         drainer: Drainer,
         ledger: Ledger,
+        forgetting: Forgetting,
         status: Callable[[], dict[str, Any]],
     ) -> None:
         self._journal = journal
         self._sessions = sessions
         self._drainer = drainer
         self._ledger = ledger
+        self._forgetting = forgetting
+        self._one_by_one = anyio.Lock()
         self._status = status
 
     @property
@@ -43,6 +50,9 @@ class Control:
             "drain": self.drain,
             "cancel": self.cancel,
             "release": self.release,
+            "forget": self.forget,
+            "drive_out": self.drive_out,
+            "vacuum": self.vacuum,
         }
 
     async def status(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +81,7 @@ class Control:
     async def cancel(self, request: Mapping[str, Any]) -> dict[str, str]:
         """Withdraw a turn for good."""
         turn = self._turn(request)
-        canceled = await self._sessions.cancel(turn.id, cause="canceled by the operator")
+        canceled = await self._sessions.cancel(turn.id, cause=CAUSE)
         if canceled is None:
             raise WorkspaceAdapterError(f"turn {turn.id} has ended already: it is {turn.state}")
         return {"turn": turn.id, "state": str(canceled.state)}
@@ -84,6 +94,32 @@ class Control:
             raise WorkspaceAdapterError(f"turn {turn.id} is {turn.state}, not suspended")
         self._sessions.submit(released)
         return {"turn": turn.id, "state": str(released.state)}
+
+    async def forget(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Erase a session, its turns canceled first where ``cancel`` says so; see ``Forgetting.erase``.
+
+        ``runtime``: false leaves what its runtime keeps.
+        """
+        session_id, cancel = str(request.get("session", "")), request.get("cancel") is True
+        async with self._one_by_one, self._sessions.barred(session_id):
+            canceled = self._forgetting.to_cancel(session_id, cancel=cancel)
+            for turn in canceled:
+                await self._sessions.cancel(turn.id, cause=CAUSE)
+            await self._sessions.close(session_id)
+            erased = await self._forgetting.erase(
+                session_id, with_runtime=request.get("runtime") is not False
+            )
+        return erased | {"canceled": [turn.id for turn in canceled]}
+
+    async def drive_out(self, request: Mapping[str, Any]) -> float:
+        """Drive what was forgotten out of the journal's files; return the seconds every write waited."""
+        async with self._one_by_one:
+            return await self._journal.drive_out() if self._journal.has_traces else 0.0
+
+    async def vacuum(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give unused room back; ``full``: by writing the whole file anew."""
+        async with self._one_by_one:
+            return await vacuum(self._journal, full=request.get("full") is True)
 
     def _turn(self, request: Mapping[str, Any]) -> Turn:
         turn = self._journal.turn(str(request.get("turn", "")))

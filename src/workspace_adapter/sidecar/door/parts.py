@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -50,7 +52,7 @@ class Uploads:
         if _touch_disk(parts):
             await anyio.to_thread.run_sync(self._check, parts)
 
-    async def materialise(self, message: Mapping[str, Any]) -> tuple[Part, ...]:
+    async def materialise(self, message: Mapping[str, Any], *, session_id: str) -> tuple[Part, ...]:
         """Return the parts as a runtime is given them, files on disk.
 
         Inline bytes are written once and fsynced; doing it again changes nothing.
@@ -60,8 +62,22 @@ class Uploads:
         """
         parts = parse_parts(message)
         if _touch_disk(parts):
-            return await anyio.to_thread.run_sync(self._materialise, parts)
-        return self._materialise(parts)
+            return await anyio.to_thread.run_sync(self._materialise, parts, session_id)
+        return self._materialise(parts, session_id)
+
+    def of(self, session_id: str) -> list[Path]:
+        """Return the files that a session's messages brought."""
+        return sorted(path for path in self._brought(session_id).glob("*/*") if path.is_file())
+
+    async def forget(self, session_id: str) -> int:
+        """Delete the files that a session's messages brought; return how many there were."""
+        return await anyio.to_thread.run_sync(self._forget, session_id)
+
+    def _forget(self, session_id: str) -> int:
+        there = len(self.of(session_id))
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._brought(session_id))
+        return there
 
     async def prune(self, *, before: float) -> None:
         """Delete what was brought and last used earlier than ``before``, as the clock has it."""
@@ -75,10 +91,10 @@ class Uploads:
                 case SentFile():
                     self._find(part)
 
-    def _materialise(self, parts: Sequence[SentPart]) -> tuple[Part, ...]:
-        return tuple(self._part(part) for part in parts)
+    def _materialise(self, parts: Sequence[SentPart], session_id: str) -> tuple[Part, ...]:
+        return tuple(self._part(part, self._brought(session_id)) for part in parts)
 
-    def _part(self, part: SentPart) -> Part:
+    def _part(self, part: SentPart, brought: Path) -> Part:
         match part:
             case SentText(text=text):
                 return TextPart(text=text)
@@ -87,7 +103,7 @@ class Uploads:
             case SentFile(name=name, mime_type=mime_type):
                 return FilePart(path=self._find(part), name=name, mime_type=mime_type)
             case SentBytes(name=name, mime_type=mime_type):
-                return FilePart(path=self._keep(part), name=name, mime_type=mime_type)
+                return FilePart(path=self._keep(part, brought), name=name, mime_type=mime_type)
 
     # --- files that are named -------------------------------------------------------
 
@@ -129,9 +145,13 @@ class Uploads:
 
     # --- bytes that are brought -----------------------------------------------------
 
-    def _keep(self, file: SentBytes) -> Path:
+    def _brought(self, session_id: str) -> Path:
+        """Return where the files that a session's messages brought lie; no other session's lie there."""
+        return self._uploads / hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    def _keep(self, file: SentBytes, brought: Path) -> Path:
         content = file.decode()
-        directory = self._uploads / hashlib.sha256(content).hexdigest()
+        directory = brought / hashlib.sha256(content).hexdigest()
         path = directory / safe_name(file.name)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
@@ -144,13 +164,11 @@ class Uploads:
         return path
 
     def _prune(self, before: float) -> None:
-        if not self._uploads.is_dir():
-            return
-        for directory in self._uploads.iterdir():
+        for directory in self._uploads.glob("*/*"):
             if directory.stat().st_mtime < before:
-                for path in directory.iterdir():
-                    path.unlink(missing_ok=True)
-                directory.rmdir()
+                shutil.rmtree(directory)
+                with suppress(OSError):  # the session brought more
+                    directory.parent.rmdir()
 
 
 def _touch_disk(parts: Sequence[SentPart]) -> bool:
@@ -171,7 +189,7 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    for directory in (path.parent, path.parent.parent, path.parent.parent.parent):
+    for directory in (path.parents[0], path.parents[1], path.parents[2], path.parents[3]):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

@@ -10,6 +10,8 @@ import logging
 import sqlite3
 import threading
 
+from .schema import LOCK_PATIENCE
+
 logger = logging.getLogger(__name__)
 
 EVERY = 2000
@@ -65,6 +67,26 @@ class Checkpoints:
         else:
             self._passed = over
             self._working.set()
+
+    def rewritten(self, *, was_idle: bool) -> None:
+        """The writer wrote the whole file anew: begin to move it, beside the writer."""
+        if was_idle:
+            self._working.set()
+
+    def empty(self, writing: sqlite3.Connection) -> bool:
+        """Move all of the log and cut it to nothing, on the writer's thread between two commits.
+
+        Says no where that cannot be done now: a pass is under way, or somebody reads what
+        the log holds. No pass can begin meanwhile, since only the writer begins them.
+        """
+        if not self.idle:
+            return False
+        writing.execute("PRAGMA busy_timeout=0")
+        try:
+            busy, _, _ = writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            writing.execute(f"PRAGMA busy_timeout={round(LOCK_PATIENCE * 1000)}")
+        return not busy
 
     def end(self) -> None:
         """End the thread, after the pass under way."""

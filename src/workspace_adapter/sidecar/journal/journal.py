@@ -34,6 +34,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_LOG_PATIENCE = 20.0
+"""Seconds for which emptying the log is tried; readers are done in less."""
+
+_LOG_POLL = 0.02
+
 _KEEP_EVERY = 3600.0
 """Seconds after which the journal's time is written down again."""
 
@@ -437,6 +442,83 @@ class Journal(Queries):
             count, more = await self._writer.run(partial(verbs.prune, retention=retention, now=at))
             deleted += count
         return deleted
+
+    async def forget(self, session_id: str, *, through: int) -> int:
+        """Delete a session's ended turns, in slices that nobody has to wait for; return how many.
+
+        Their bytes may still stand in the files until :meth:`drive_out`, which the next
+        life makes up for when this one does not come to it.
+
+        Args:
+            through: the ``seq`` of the last of them; later ones stay.
+        """
+        deleted, more = 0, True
+        while more:
+            count, more = await self._writer.run(
+                partial(verbs.forget, session_id=session_id, through=through)
+            )
+            deleted += count
+        gone = [c for c in self.children() if _start_ticks(c.pid) != c.start_ticks]
+        await self.children_gone([(child.pid, child.start_ticks) for child in gone])
+        return deleted
+
+    @property
+    def has_traces(self) -> bool:
+        """Whether bytes of what was forgotten may still stand in the files."""
+        return bool(self._rows("SELECT 1 FROM meta WHERE key = ?", verbs.TRACES))
+
+    async def drive_out(self) -> float:
+        """Write the file anew, without what no row holds; return the seconds every write had to wait.
+
+        That is the only way to be rid of all that was deleted: SQLite leaves copies of
+        rows it moved in the unused parts of pages, also where it overwrites deleted ones.
+        The copy takes as much room again, in the file system's and in that of temporary
+        files.
+
+        Raises:
+            JournalUnavailable: it could not be done; nothing changed.
+        """
+
+        def rewrite(connection: sqlite3.Connection) -> float:
+            was_idle, began = self._checkpoints.idle, time.monotonic()
+            connection.execute("PRAGMA temp_store=FILE")  # not in memory: the file may be large
+            try:
+                connection.execute("VACUUM")
+            finally:
+                connection.execute("PRAGMA temp_store=MEMORY")
+            self._checkpoints.rewritten(was_idle=was_idle)
+            return time.monotonic() - began
+
+        waited = await self._writer.between(rewrite)
+        await self._empty_log()
+        await self._writer.run(verbs.has_no_traces)
+        return waited
+
+    def file_bytes(self) -> int:
+        """Return the size of the main file and its log."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        return sum(path.stat().st_size for path in (self._path, log) if path.exists())
+
+    async def vacuum(self) -> None:
+        """Give unused pages back to the file system, in slices that nobody has to wait for."""
+        while await self._writer.run(verbs.give_back):
+            pass
+        await self._empty_log()
+
+    async def _empty_log(self) -> None:
+        """Move all of the log into the main file, and cut it to nothing.
+
+        Raises:
+            JournalUnavailable: somebody else read the journal all the while.
+        """
+        with anyio.move_on_after(_LOG_PATIENCE):
+            while not await self._writer.between(self._checkpoints.empty):  # noqa: ASYNC110  readers ring no bell
+                await anyio.sleep(_LOG_POLL)
+            return
+        raise JournalUnavailable(
+            f"{self._path}-wal could not be emptied for {_LOG_PATIENCE:g} s, because somebody reads the"
+            " journal: end that, then say it again"
+        )
 
     # --- bodies -------------------------------------------------------------------
 

@@ -196,8 +196,8 @@ class Queries:
             ("session_id =", session_id),
             ("caller =", caller),
             ("seq <", before_seq),
-            ("accepted_at >=", since),
-            ("accepted_at <", until),
+            ("accepted_at >=", None if since is None else self.own(since)),
+            ("accepted_at <", None if until is None else self.own(until)),
         ):
             if value is not None:
                 conditions.append(f"{condition} ?")

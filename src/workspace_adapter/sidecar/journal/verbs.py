@@ -27,6 +27,9 @@ SLICE_ROWS = 400
 SLICE_PAGES = 500
 """Pages one transaction gives back to the file system at most."""
 
+TRACES = "traces"
+"""The key in ``meta`` that stands while deleted bytes must still be driven out of the file."""
+
 EncodedEvents = Sequence[tuple[str, str]]
 """Kind and JSON body of each."""
 
@@ -434,6 +437,11 @@ def note(tx: Transaction, key: str, value: str) -> None:
     tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
 
+def has_no_traces(tx: Transaction) -> None:
+    """What was deleted stands in no file of the journal any more."""
+    tx.execute("DELETE FROM meta WHERE key = ?", (TRACES,))
+
+
 def _runs(tx: Transaction, turn_id: str, attempt: int) -> bool:
     return (
         tx.execute(
@@ -492,6 +500,42 @@ def prune(tx: Transaction, *, retention: float, now: float) -> tuple[int, bool]:
     due = tx.execute(
         _DUE, {"delivered": now - retention, "ended": now - 2 * retention, "slice": SLICE_TURNS}
     ).fetchall()
+    deleted = _delete(tx, due)
+    free = give_back(tx)
+    return deleted, bool(due) or free > SLICE_PAGES
+
+
+def forget(tx: Transaction, session_id: str, *, through: int) -> tuple[int, bool]:
+    """Delete one slice of a session's ended turns; say how many, and whether there is more.
+
+    Args:
+        through: the ``seq`` of the last of them; later ones stay, and begin a new conversation.
+    """
+    note(tx, TRACES, "1")
+    due = tx.execute(
+        "SELECT seq, id, session_id, answer_file FROM turns"
+        " WHERE session_id = ? AND seq <= ? AND ended_at IS NOT NULL ORDER BY seq LIMIT ?",
+        (session_id, through, SLICE_TURNS),
+    ).fetchall()
+    if due:
+        return _delete(tx, due), True
+    tx.execute(
+        "DELETE FROM sessions WHERE id = :id AND NOT EXISTS (SELECT 1 FROM turns WHERE session_id = :id)",
+        {"id": session_id},
+    )
+    bind(tx, session_id, None)
+    return 0, False
+
+
+def give_back(tx: Transaction) -> int:
+    """Give one slice of unused pages back to the file system; return how many are left."""
+    tx.execute(f"PRAGMA incremental_vacuum({SLICE_PAGES})").fetchall()
+    (free,) = tx.execute("PRAGMA freelist_count").fetchone()
+    return int(free)
+
+
+def _delete(tx: Transaction, due: Sequence[tuple[int, str, str, str | None]]) -> int:
+    """Delete turns with all that is theirs, as many as one transaction may; return how many."""
     deleted, rows = 0, SLICE_ROWS
     for seq, turn_id, session_id, answer_file in due:
         rows -= tx.execute(
@@ -513,6 +557,4 @@ def prune(tx: Transaction, *, retention: float, now: float) -> tuple[int, bool]:
         if answer_file is not None:
             tx.loosened.add(answer_file)
         deleted += 1
-    tx.execute(f"PRAGMA incremental_vacuum({SLICE_PAGES})").fetchall()
-    (free,) = tx.execute("PRAGMA freelist_count").fetchone()
-    return deleted, bool(due) or free > SLICE_PAGES
+    return deleted

@@ -71,6 +71,11 @@ class _Waiting(NamedTuple):
     future: asyncio.Future[Any] | None
 
 
+class _Errand(NamedTuple):
+    do: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+
+
 class _Answer(NamedTuple):
     future: asyncio.Future[Any] | None
     result: Any = None
@@ -117,6 +122,7 @@ class Writer:
         self._free = threading.Condition()
         self._urgent: deque[_Waiting] = deque()
         self._others: deque[_Waiting] = deque()
+        self._errands: deque[_Errand] = deque()
         self._closing = False
         self._gone = False
         self._ended = asyncio.Event()
@@ -143,6 +149,21 @@ class Writer:
     def post(self, request: Request[None]) -> None:
         """Have a request committed; when that fails, nobody hears of it."""
         self._gather(_Waiting(request, False, None))
+
+    async def between(self, errand: Callable[[sqlite3.Connection], T]) -> T:
+        """Have something done on the writer's connection between two transactions.
+
+        Raises:
+            JournalUnavailable: it could not be done.
+            JournalTaken: another process owns the journal; nothing was done.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        with self._free:
+            if self._closing or self._gone:
+                raise self._unavailable("it is closed")
+            self._errands.append(_Errand(errand, future))
+            self._free.notify()
+        return await future
 
     async def close(self) -> None:
         """Commit what waits, then end the thread."""
@@ -185,25 +206,31 @@ class Writer:
     # --- on the writer's thread -----------------------------------------------------
 
     def _work(self) -> None:
-        batch: list[_Waiting] = []
+        batch: list[_Waiting] | _Errand = []
         try:
             while batch := self._take():
-                self._commit(batch)
+                if isinstance(batch, _Errand):
+                    self._run(batch)
+                else:
+                    self._commit(batch)
         finally:
             # A batch is left only when a bug ended the thread; its traceback goes to
             # threading.excepthook.
             with self._free:
                 self._gone = True
-                left = [*batch, *self._urgent, *self._others]
+                left: list[_Waiting | _Errand] = [*self._urgent, *self._others, *self._errands]
+                left += [batch] if isinstance(batch, _Errand) else batch
             error = "its writer failed; restart the workspace"
             answers = [_Answer(waiting.future, error=self._unavailable(error)) for waiting in left]
             self._tell(self._answer, answers, (), False if left else None)
             self._tell(self._ended.set)
 
-    def _take(self) -> list[_Waiting]:
-        """Wait for requests; return those of the next transaction, none when closing."""
+    def _take(self) -> list[_Waiting] | _Errand:
+        """Wait for requests; return those of the next transaction or an errand, none when closing."""
         with self._free:
             while not self._urgent and not self._others:
+                if self._errands:
+                    return self._errands.popleft()
                 if self._closing:
                     return []
                 self._free.wait()
@@ -240,6 +267,15 @@ class Writer:
             self._drop_files(transaction.loosened)
         if log_bytes is not None and transaction.rows:
             self._checkpoints.due(transaction.rows, log_bytes=log_bytes, was_idle=idle, writing=connection)
+
+    def _run(self, errand: _Errand) -> None:
+        try:
+            self._suspicion.check()
+            self._check_owner()
+            answer = _Answer(errand.future, errand.do(self._connection))
+        except (sqlite3.Error, JournalError) as error:
+            answer = _Answer(errand.future, error=self._failure(error))
+        self._tell(self._answer, [answer], (), None)
 
     def _try(self, transaction: Transaction, waiting: _Waiting) -> _Answer:
         execute, changed = self._connection.execute, len(transaction.changed)

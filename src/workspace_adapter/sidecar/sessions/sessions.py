@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from enum import Enum, auto
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -30,8 +31,11 @@ logger = logging.getLogger(__name__)
 _EXPIRY_LOOK = 1.0
 """Seconds between two looks for waiting messages whose sender's time limit passed."""
 
-Materialise = Callable[[Mapping[str, Any]], Awaitable[tuple[Part, ...]]]
-"""From a message as sent to the parts a runtime is given."""
+
+class Materialise(Protocol):
+    """From a message as sent to the parts a runtime is given."""
+
+    def __call__(self, message: Mapping[str, Any], *, session_id: str) -> Awaitable[tuple[Part, ...]]: ...
 
 
 class _Next(Enum):
@@ -117,6 +121,22 @@ class Sessions:
             lane.gate.refuse()
             self._runners.start_soon(lane.stop_attempt)
         return canceled
+
+    @asynccontextmanager
+    async def barred(self, session_id: str) -> AsyncIterator[None]:
+        """Start no turn of a session meanwhile; one that runs goes on. Messages are still accepted."""
+        self._ledger.bar(session_id)
+        try:
+            yield
+        finally:
+            self._ledger.unbar(session_id)
+            self.start_what_may()
+
+    async def close(self, session_id: str) -> None:
+        """Return when a session's turn has ended and its runtime is left; see that none starts."""
+        while (lane := self._lanes.get(session_id)) is not None:
+            lane.leave()
+            await lane.left.wait()
 
     def start_what_may(self) -> None:
         """Start waiting turns, as far as gate and capacity allow."""
@@ -330,7 +350,7 @@ class Sessions:
             request = TurnRequest(
                 id=turn.id,
                 attempt=turn.attempt,
-                parts=await self._materialise(message),
+                parts=await self._materialise(message, session_id=turn.session_id),
                 metadata=message.get("metadata") or {},
                 resumption=verdict.resumption,
                 note=verdict.note,
