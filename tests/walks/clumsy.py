@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -211,12 +211,20 @@ class LeavingRunningIsDeaf(Clumsy):
 
 
 class RunningFails(Clumsy):
+    """Its server ends when it is given its first session."""
+
     @asynccontextmanager
     async def running(self, *_: object) -> AsyncGenerator[None, None]:
+        self.asked = anyio.Event()
+
         async def fail() -> None:
-            await anyio.sleep(0.2)
+            await self.asked.wait()
             raise LookupError("the server ended")
 
         async with anyio.create_task_group() as server:
             server.start_soon(fail)
             yield
+
+    def open_session(self, context: SessionContext) -> AbstractAsyncContextManager[RuntimeSession]:
+        self.asked.set()
+        return super().open_session(context)
