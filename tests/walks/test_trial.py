@@ -36,23 +36,10 @@ def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return last
 
 
+HOLDS = "workspace_adapter.testing:ScriptedHolds"
+SLEEPS = "sleeper:Sleeper"
 SLOW_THEN_QUICK = """<<<[{"tool": "sh", "input": "sleep 0.8; echo one >> log"},
 {"tool": "sh", "input": "echo two >> log"}, {"answer": "done"}]>>>"""
-
-
-def test_a_good_adapter_is_interrupted_three_times_and_answers_each_caller_once(tmp_path: Path) -> None:
-    fake = "workspace_adapter.testing:ScriptedHolds"
-    done = attempt(tmp_path, "--adapter", fake, "--prompt", SLOW_THEN_QUICK, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    counted = summary(done)
-    assert [counted[name] for name in ("accepted", "interrupted", "answered", "repeated")] == [3, 3, 3, 0]
-    fates = [(call["scene"], call["attempt"], call["fate"]) for call in counted["calls"]]
-    assert (1, 1, "unknown") in fates
-    assert (2, 1, "never started") in fates
-    assert (3, 2, "finished (ok)") in fates
-    told = [line["what"] for line in map(json.loads, done.stdout.splitlines()[:-1]) if line["who"] == "agent"]
-    assert any("outcome is unknown" in what and "- sh sleep 0.8" in what for what in told)
-    assert any("never started" in what and "- sh echo two" in what for what in told)
 
 
 SLEEPER = """
@@ -82,10 +69,73 @@ class Sleeper(EchoAdapter):
         yield Session(self.settings.nap)
 """
 
+DIES = """
+import os
+import workspace_adapter as wa
 
-def test_an_adapter_without_tools_is_interrupted_while_its_turn_runs(tmp_path: Path) -> None:
-    (tmp_path / "sleeper.py").write_text(SLEEPER)
-    done = attempt(tmp_path, "--prompt", "slept", WORKSPACE_ADAPTER="sleeper:Sleeper", SLEEPER_NAP="0.6")
+class Session(wa.RuntimeSession):
+    async def run_turn(self, turn):
+        os._exit(7)
+        yield
+
+class Dies(wa.RuntimeAdapter):
+    name = "dies"
+    capabilities = wa.Capabilities(gate=None)
+    Session = Session
+"""
+
+WRONG = [
+    ("nowhere:Adapter", "x", 2, "No module named 'nowhere'"),
+    ("broken:Adapter", "x", 2, "ValueError (boom; "),
+    ("late:Adapter", "x", 2, "not imported within"),
+    ("tests.walks.clumsy:RunningHangs", "x", 2, "not ready within"),
+    ("dies:Dies", "x", 1, "the sidecar ended by itself, with code 7"),
+    ("tests.walks.clumsy:Clumsy", "surprise", 1, "Agent error: the adapter failed in run_turn: Surprise"),
+    ("tests.walks.clumsy:Clumsy", "hang", 1, "the caller's answer did not come within"),
+    ("tests.walks.clumsy:Clumsy", "block", 1, "runs, but answers nobody"),
+]
+
+
+Tried = dict[tuple[str, str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Tried:
+    """Every adapter, tried; three at a time, because they mostly wait."""
+    directory = tmp_path_factory.mktemp("author")
+    (directory / "sleeper.py").write_text(SLEEPER)
+    (directory / "dies.py").write_text(DIES)
+    (directory / "broken.py").write_text("raise ValueError('boom')")
+    (directory / "late.py").write_text("import time; time.sleep(60)")
+
+    def one(adapter: str, prompt: str) -> subprocess.CompletedProcess[str]:
+        if adapter == SLEEPS:
+            return attempt(directory, "--prompt", prompt, WORKSPACE_ADAPTER=adapter, SLEEPER_NAP="0.6")
+        patience = () if adapter == HOLDS else ("--patience", "4")
+        arguments = ("--adapter", adapter, "--prompt", prompt, "--json", *patience)
+        return attempt(directory, *arguments, PYTHONPATH=str(ROOT))
+
+    cases = [(HOLDS, SLOW_THEN_QUICK), (SLEEPS, "slept"), *((case[0], case[1]) for case in reversed(WRONG))]
+    with ThreadPoolExecutor(3) as pool:
+        return dict(zip(cases, pool.map(one, *zip(*cases, strict=True)), strict=True))
+
+
+def test_a_good_adapter_is_interrupted_three_times_and_answers_each_caller_once(tried: Tried) -> None:
+    done = tried[HOLDS, SLOW_THEN_QUICK]
+    assert done.returncode == 0, done.stdout + done.stderr
+    counted = summary(done)
+    assert [counted[name] for name in ("accepted", "interrupted", "answered", "repeated")] == [3, 3, 3, 0]
+    fates = [(call["scene"], call["attempt"], call["fate"]) for call in counted["calls"]]
+    assert (1, 1, "unknown") in fates
+    assert (2, 1, "never started") in fates
+    assert (3, 2, "finished (ok)") in fates
+    told = [line["what"] for line in map(json.loads, done.stdout.splitlines()[:-1]) if line["who"] == "agent"]
+    assert any("outcome is unknown" in what and "- sh sleep 0.8" in what for what in told)
+    assert any("never started" in what and "- sh echo two" in what for what in told)
+
+
+def test_an_adapter_without_tools_is_interrupted_while_its_turn_runs(tried: Tried) -> None:
+    done = tried[SLEEPS, "slept"]
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("it works") == 3
     assert "slept in attempt 2" in done.stdout
@@ -99,43 +149,9 @@ def test_a_turn_that_is_over_at_once_proves_nothing(tmp_path: Path) -> None:
     assert "--prompt" in done.stdout
 
 
-WRONG = [
-    ("nowhere:Adapter", "x", 2, "No module named 'nowhere'"),
-    ("broken:Adapter", "x", 2, "ValueError (boom; "),
-    ("late:Adapter", "x", 2, "not imported within"),
-    ("tests.walks.clumsy:RunningHangs", "x", 2, "not ready within"),
-    ("tests.walks.clumsy:RunningFails", "hang", 1, "the sidecar ended by itself, with code 1"),
-    ("tests.walks.clumsy:Clumsy", "surprise", 1, "Agent error: the adapter failed in run_turn: Surprise"),
-    ("tests.walks.clumsy:Clumsy", "hang", 1, "the caller's answer did not come within"),
-    ("tests.walks.clumsy:Clumsy", "block", 1, "runs, but answers nobody"),
-]
-
-
-@pytest.fixture(scope="module")
-def tried(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[tuple[str, str], subprocess.CompletedProcess[str]]:
-    """Every wrong adapter, tried; three at a time, because they mostly wait."""
-    directory = tmp_path_factory.mktemp("author")
-    (directory / "broken.py").write_text("raise ValueError('boom')")
-    (directory / "late.py").write_text("import time; time.sleep(60)")
-
-    def one(adapter: str, prompt: str) -> subprocess.CompletedProcess[str]:
-        arguments = ("--adapter", adapter, "--prompt", prompt, "--patience", "4")
-        return attempt(directory, *arguments, PYTHONPATH=str(ROOT))
-
-    with ThreadPoolExecutor(3) as pool:
-        cases = [case[:2] for case in reversed(WRONG)]
-        return dict(zip(cases, pool.map(one, *zip(*cases, strict=True)), strict=True))
-
-
 @pytest.mark.parametrize(("adapter", "prompt", "code", "told"), WRONG, ids=[case[3] for case in WRONG])
 def test_what_is_wrong_with_an_adapter_is_said_in_words(
-    tried: dict[tuple[str, str], subprocess.CompletedProcess[str]],
-    adapter: str,
-    prompt: str,
-    code: int,
-    told: str,
+    tried: Tried, adapter: str, prompt: str, code: int, told: str
 ) -> None:
     done = tried[adapter, prompt]
     assert done.returncode == code, done.stdout + done.stderr

@@ -18,7 +18,8 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
     """Run one command; return the process's exit code.
 
     0 done; 1 it could not be done; 2 the command line or a setting is wrong; and for
-    ``drain`` 3 not everything settled, 4 no sidecar runs.
+    ``drain`` 3 not everything settled, 4 no sidecar runs; for ``try`` 3 answered, but too
+    soon to be interrupted.
     """
     options = _parser().parse_args(arguments)
     command: Command = options.command

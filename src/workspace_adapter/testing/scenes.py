@@ -26,6 +26,9 @@ from .workspace import NotInTime, Workspace, answer_of
 _INSIDE = 0.2
 """Seconds that a call, or a turn without calls, has run when it is interrupted."""
 
+_EXCERPT = 400
+"""Characters of an answer that are told."""
+
 _ALL = 1_000_000
 """More entries than a turn's log has."""
 
@@ -146,7 +149,7 @@ class Stage:
             again = _told(await self.workspace.post(body))
         except httpx.TransportError:
             raise self._late("the same message sent once more was not answered") from None
-        same = "the same" if again == played.answer else f"something else: {again}"
+        same = "the same" if again == played.answer else f"something else: {excerpt(again)}"
         self.timeline.tell("caller", f"asks once more, and is told {same}")
         if again != played.answer:
             raise NotInTime("the same message got two answers", self.workspace.logged())
@@ -170,7 +173,7 @@ class Stage:
                 told = lost
             await anyio.sleep(0.1)
         played.answer = _told(reply)
-        self.timeline.tell("caller", f"is answered: {played.answer}")
+        self.timeline.tell("caller", f"is answered: {excerpt(played.answer)}")
 
     # --- the journal ------------------------------------------------------------------
 
@@ -256,6 +259,12 @@ class Stage:
 
     def _late(self, what: str) -> NotInTime:
         return NotInTime(f"{what} within {self.workspace.patience:g} s", self.workspace.logged())
+
+
+def excerpt(answer: str | None) -> str:
+    """Return the beginning of an answer; agents may have much to say."""
+    text = answer or ""
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}… ({len(text)} characters)"
 
 
 def _told(reply: httpx.Response) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from ..turns import Call, State
-from .scenes import OpenJournal, Played, Scene, Stage, announce, kill, stay, terminate
+from .scenes import OpenJournal, Played, Scene, Stage, announce, excerpt, kill, stay, terminate
 from .timeline import Timeline
 from .workspace import NotInTime, Workspace
 
@@ -99,7 +99,7 @@ async def attempt(
                 timeline.tell(f"scene {number}", verdict(scene))
             code, words = conclusion(played)
             timeline.close(_summary(played), words)
-            if keep and code != 1:
+            if keep:
                 await stay(workspace, timeline)
         finally:
             workspace.kill_everything()
@@ -183,17 +183,15 @@ def verdict(played: Played) -> str:
     lines = []
     turn = played.turn
     if turn is None:
-        return f"not taken: {played.answer}"
+        return f"not taken: {excerpt(played.answer)}"
     attempts = f"in attempt {turn.attempt}" if turn.attempt > 1 else "in its first attempt"
     match turn.state, turn.cause:
         case State.ANSWERED, _:
             lines.append(f"answered once, {attempts}")
         case State.FAILED, "TurnFailed":
-            lines.append(f"told {attempts} that the agent failed: {played.answer}")
+            lines.append(f"told {attempts} that the agent failed: {excerpt(played.answer)}")
         case _:
-            lines.append(
-                f"not answered; the turn is {turn.state} ({turn.cause}), {attempts}: {played.answer}"
-            )
+            lines.append(f"not answered: {turn.state} ({turn.cause}) {attempts}: {excerpt(played.answer)}")
     if not played.met:
         lines.append(
             "never interrupted, it was over too soon: with --prompt, send something that takes a second"
@@ -212,7 +210,7 @@ def verdict(played: Played) -> str:
 def _since(call: Call, played: Played) -> str:
     """Say what a later attempt did about a call."""
     later = [c for c in played.calls if c.same == call.same and c.attempt > call.attempt and c.started]
-    return f"; made again in attempt {later[-1].attempt}: {later[-1].fate}" if later else ""
+    return f"; made in attempt {later[-1].attempt}: {later[-1].fate}" if later else ""
 
 
 def conclusion(played: Sequence[Played]) -> tuple[int, str]:
