@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -225,6 +225,8 @@ class RunningFails(Clumsy):
             server.start_soon(fail)
             yield
 
-    def open_session(self, context: SessionContext) -> AbstractAsyncContextManager[RuntimeSession]:
+    @asynccontextmanager
+    async def open_session(self, context: SessionContext) -> AsyncGenerator[RuntimeSession, None]:
         self.asked.set()
-        return super().open_session(context)
+        async with super().open_session(context) as session:
+            yield session
