@@ -92,7 +92,6 @@ async def attempt(
                 played.append(await stage.play(Scene(title=title, prompt=prompt, interrupt=interrupt)))
                 if not answered(played[-1]):
                     await _explain(stage)
-                if played[-1].trouble:
                     break
             timeline.title("What came of it")
             for number, scene in enumerate(played, 1):
@@ -127,7 +126,7 @@ async def _started(workspace: Workspace) -> str:
     try:
         await workspace.start()
     except NotInTime as late:
-        return f"{late.what}; its log:\n{_complaints(workspace)}"
+        return f"{late.what}; its log:\n{_complaints(workspace) or 'says nothing of it'}"
     return ""
 
 
@@ -152,7 +151,8 @@ async def _explain(stage: Stage) -> None:
             "sidecar",
             f"runs, but answers nobody: does the adapter call something that blocks? {_GUIDE}",
         )
-    stage.timeline.tell("log", _complaints(workspace))
+    if complaints := _complaints(workspace):
+        stage.timeline.tell("log", complaints)
 
 
 async def _hears(workspace: Workspace) -> bool:
@@ -173,7 +173,7 @@ def _complaints(workspace: Workspace) -> str:
         if re.match(r"\S+ (warning|error) ", first):
             told.append(first[:_LINE])
             told += [last.strip(" |")[:_LINE] for last in rest if re.match(r"[ |]*[\w.]+(: .+)?$", last)][-1:]
-    return "\n".join(told[-_LOG_LINES:]) or "says nothing of it"
+    return "\n".join(told[-_LOG_LINES:])
 
 
 def verdict(played: Played) -> str:
@@ -192,7 +192,7 @@ def verdict(played: Played) -> str:
             lines.append(f"told {attempts} that the agent failed: {excerpt(played.answer)}")
         case _:
             lines.append(f"not answered: {turn.state} ({turn.cause}) {attempts}: {excerpt(played.answer)}")
-    if not played.met:
+    if not played.met and answered(played):
         lines.append(
             "never interrupted, it was over too soon: with --prompt, send something that takes a second"
             " or longer, and uses a tool where there is one"
