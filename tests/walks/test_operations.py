@@ -8,8 +8,10 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -56,7 +58,7 @@ async def test_a_backup_is_a_workspace_that_goes_on_elsewhere(tmp_path: Path, ho
         await leave(ws, script({"answer": "next"}), message_id="next")
         there = Workspace(tmp_path / "there", ws.environ["WORKSPACE_ADAPTER"])
         there.state_dir.mkdir(mode=0o700)
-        copy = ["cp", "-a", f"{ws.state_dir}/.", there.state_dir]
+        copy = ["cp", "-a", f"{ws.state_dir}/.", str(there.state_dir)]
         if how == "frozen":
             with frozen(ws):
                 subprocess.run(copy, check=True)
@@ -165,8 +167,10 @@ async def test_what_a_restart_would_not_mend_has_an_exit_code_of_its_own(
         assert said in ws.logged().splitlines()[-1]
 
 
-async def test_a_draining_workspace_is_ready_and_takes_messages(tmp_path: Path) -> None:
-    async with workspace(tmp_path, WORKSPACE_DRAIN_CAP="0.1", WORKSPACE_RESTART_WINDOW="9") as ws:
+async def test_a_draining_workspace_in_nepal_is_ready_and_takes_messages(tmp_path: Path) -> None:
+    async with workspace(
+        tmp_path, WORKSPACE_DRAIN_CAP="0.1", WORKSPACE_RESTART_WINDOW="9", TZ="Asia/Kathmandu"
+    ) as ws:
         await leave(ws, SLOW)
         await ws.until_effect("begun")
         said = ws.command("drain")
@@ -179,6 +183,9 @@ async def test_a_draining_workspace_is_ready_and_takes_messages(tmp_path: Path) 
         assert re.search(r"^state +drained$", status, re.M)
         assert re.search(r"^gate +closed by drain$", status, re.M)
         assert re.search(r"^turns accepted +1$", status, re.M)
+        for turn in ws.turns():
+            assert turn["accepted_at"].endswith("+00:00")
+            assert abs(datetime.fromisoformat(turn["accepted_at"]).timestamp() - time.time()) < 60
 
 
 async def test_every_command_says_with_the_sidecar_down_what_the_page_says(tmp_path: Path) -> None:
@@ -198,11 +205,14 @@ async def test_every_command_says_with_the_sidecar_down_what_the_page_says(tmp_p
             "turns release": suspended,
             "turns cancel": suspended,
             "sessions show": "one",
+            "sessions forget": "one",
             "journal export": suspended,
         }
-        order = sorted((code(row[0])[0] for row in rows("commands")), key=lambda name: name == "turns cancel")
+        last = ("turns cancel", "sessions forget")
+        names = [code(row[0])[0] for row in rows("commands")]
+        order = [name for name in names if name not in last] + [*last]
         for name in order:
             argument = [with_an_argument[name]] if name in with_an_argument else []
             said = ws.command(*name.split(), *argument)
             assert said.returncode == (4 if name == "drain" else 0), (name, said.stderr)
-        assert ws.turns()[1]["state"] == "canceled"
+        assert [turn["id"] for turn in ws.turns()] == [answered]

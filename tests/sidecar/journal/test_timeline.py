@@ -91,7 +91,20 @@ def test_without_the_name_of_the_machine_its_uptime_says_nothing() -> None:
     assert Timeline(now, Timeline(before, None).keep(before)).at(now) == NOW + 60
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"kernel": "k1"}', "1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "{}",
+        "1",
+        '{"kernel": "k1"}',
+        '{"kernel": "k1", "uptime": 1, "at": "noon", "offset": 0}',
+        '{"kernel": "k1", "uptime": [], "at": 1, "offset": 0}',
+    ],
+)
 def test_what_cannot_be_gone_on_from_is_begun_anew(text: str | None) -> None:
     assert Kept.parse(text) is None
 

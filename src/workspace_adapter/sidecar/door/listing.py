@@ -73,6 +73,6 @@ def _token(turn: Turn) -> str:
 
 def _read_token(token: str) -> tuple[int, int]:
     at, dot, seq = token.partition(".")
-    if not (dot and at.isdecimal() and seq.isdecimal()):
+    if not (dot and at.removeprefix("-").isdecimal() and seq.isdecimal()):
         raise bad_params("pageToken is none that this workspace gave")
     return int(at), int(seq)

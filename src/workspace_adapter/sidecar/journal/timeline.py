@@ -11,7 +11,9 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 KEPT = "clock"
 """The key in ``meta`` under which a life leaves what the next one goes on from."""
@@ -21,8 +23,6 @@ BELIEVED = 2 * 86400.0
 
 NOTICED = 2.0
 """Seconds by which the wall clock must be off to count as set."""
-
-_KERNEL = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +43,15 @@ Machine = Callable[[], Instant]
 
 def this_machine() -> Instant:
     """Read the clocks of this one."""
+    return Instant(wall=time.time(), uptime=time.clock_gettime(time.CLOCK_BOOTTIME), kernel=_kernel())
+
+
+@cache
+def _kernel() -> str:
     try:
-        kernel = _KERNEL.read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        kernel = ""
-    return Instant(wall=time.time(), uptime=time.clock_gettime(time.CLOCK_BOOTTIME), kernel=kernel)
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +64,20 @@ class Kept:
     """The journal's time at that uptime."""
     offset: float
 
+    _NUMBERS: ClassVar = ("uptime", "at", "offset")
+
     @classmethod
     def parse(cls, text: str | None) -> Kept | None:
         """Read what ``as_text`` wrote; ``None`` where there is nothing to go on from."""
         try:
-            return cls(**json.loads(text or ""))
-        except (ValueError, TypeError):
+            values = json.loads(text or "")
+            return cls(kernel=values["kernel"], **{name: float(values[name]) for name in cls._NUMBERS})
+        except (ValueError, TypeError, KeyError):
             return None
 
     def as_text(self) -> str:
         """Write it down."""
-        names = ("kernel", "uptime", "at", "offset")
-        return json.dumps({name: getattr(self, name) for name in names})
+        return json.dumps({name: getattr(self, name) for name in ("kernel", *self._NUMBERS)})
 
 
 class Timeline:
