@@ -6,6 +6,7 @@ cleanly: as PID 1 it would be ignored otherwise. ``sidecar/serve.py`` takes the 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -20,6 +21,9 @@ def main() -> int:
     """Run the command line."""
     if sys.argv[1:2] == ["serve"]:
         signal.signal(signal.SIGTERM, _too_early)
+        # What a boot imports stays: looking through all of it for garbage would take a tenth of
+        # the boot. ``sidecar/serve.py`` turns it on again.
+        gc.disable()
     from .cli import run
 
     return run(sys.argv[1:], os.environ)  # noqa: TID251  # the process's own edge

@@ -195,6 +195,7 @@ class Sidecar:
                     on_health=self._housekeeping.on_health,
                 )
             except JournalUnavailable as error:
+                gc.enable()  # this may last
                 if said != str(error):
                     said = str(error)
                     logger.error("waiting for the journal: %s", said)
@@ -423,12 +424,11 @@ def serve(
 
 def _load_door() -> tuple[type[Door], Callable[[Door], ASGIApp]]:
     """Import the door and its codec, which takes longer than the rest of the boot."""
-    gc.disable()  # what is imported stays: to search all of it for garbage, again and again, finds none
-    try:
-        from .door.codec import create_codec
-        from .door.door import Door
-    finally:
-        gc.enable()
+    from .door.codec import create_codec
+    from .door.door import Door
+
+    gc.freeze()
+    gc.enable()
     return Door, create_codec
 
 
