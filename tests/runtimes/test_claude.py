@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from workspace_adapter.adapter import FilePart, StopReason
-from workspace_adapter.errors import TurnFailed
+from workspace_adapter.adapter import FilePart, ForgottenSession, StopReason
+from workspace_adapter.errors import SessionLost, TurnFailed
 from workspace_adapter.events import Activity, Finish, ToolCall, TurnFinished, Usage
 from workspace_adapter.resume import Evidence, Found, Resumption
 from workspace_adapter.runtimes.claude import ClaudeSettings
@@ -339,3 +340,45 @@ async def test_settings_reach_the_cli(stand: Stand, tmp_path: Path) -> None:
     assert request["model"] == "claude-test-1"
     assert "You are a gardener." in json.dumps(request["system"])
     assert "pomegranate" not in stand.told()
+
+
+async def test_a_forgotten_conversation_leaves_nothing_wherever_the_cli_keeps_something(stand: Stand) -> None:
+    needle = "needle-in-the-hay"
+    async with stand.session() as session, stand.session("ctx-2") as other:
+        sub = {"description": needle, "prompt": f"{needle} {script({'text': 'hi'})}"}
+        run = await follow(
+            session,
+            turn(
+                f"{needle} "
+                + script(
+                    {"tool": "Agent", "input": {**sub, "subagent_type": "general-purpose"}},
+                    bash(f"yes {needle} | head -n 20000"),
+                    {"text": needle},
+                )
+            ),
+        )
+        kept = await follow(other, turn(script({"text": "kept"}), id="turn-2"))
+    places = (stand.state, Path(f"/tmp/claude-{os.getuid()}"))
+
+    def kept_of(handle: str) -> list[Path]:
+        return [path for place in places for path in place.rglob(f"{handle}*")]
+
+    def holding() -> list[Path]:
+        files = (path for path in stand.state.rglob("*") if path.is_file())
+        return [path for path in files if needle.encode() in path.read_bytes()]
+
+    assert len(holding()) >= 3, "transcript, subagent, large result"
+    assert len(kept_of(run.handle)) >= 4
+    asked = ForgottenSession(
+        session_id="ctx-1", handle=run.handle, workdir=stand.workdir, state_dir=stand.state
+    )
+    assert set(await stand.adapter.forget(asked)) >= {
+        str(stand.state / "config" / "session-env" / run.handle)
+    }
+    assert holding() == []
+    assert kept_of(run.handle) == []
+    assert kept_of(kept.handle)
+    assert await stand.adapter.forget(asked) == []
+    with pytest.raises(SessionLost):
+        async with stand.session(resume=run.handle):
+            pass

@@ -68,9 +68,10 @@ class Checkpoints:
             self._passed = over
             self._working.set()
 
-    def rewritten(self, *, was_idle: bool) -> None:
-        """The writer wrote the whole file anew: begin to move it, beside the writer."""
-        if was_idle:
+    def begin(self, writing: sqlite3.Connection) -> None:
+        """Begin a pass out of turn, on the writer's thread between two commits."""
+        if self.idle:
+            writing.execute("UPDATE owner SET probes = probes + 1")  # see due(): first a commit, then a pass
             self._working.set()
 
     def empty(self, writing: sqlite3.Connection) -> bool:

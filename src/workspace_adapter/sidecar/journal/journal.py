@@ -480,13 +480,12 @@ class Journal(Queries):
         """
 
         def rewrite(connection: sqlite3.Connection) -> float:
-            was_idle, began = self._checkpoints.idle, time.monotonic()
+            began = time.monotonic()
             connection.execute("PRAGMA temp_store=FILE")  # not in memory: the file may be large
             try:
                 connection.execute("VACUUM")
             finally:
                 connection.execute("PRAGMA temp_store=MEMORY")
-            self._checkpoints.rewritten(was_idle=was_idle)
             return time.monotonic() - began
 
         waited = await self._writer.between(rewrite)
@@ -511,6 +510,7 @@ class Journal(Queries):
         Raises:
             JournalUnavailable: somebody else read the journal all the while.
         """
+        await self._writer.between(self._checkpoints.begin)  # most of it, beside the writer
         with anyio.move_on_after(_LOG_PATIENCE):
             while not await self._writer.between(self._checkpoints.empty):  # noqa: ASYNC110  readers ring no bell
                 await anyio.sleep(_LOG_POLL)

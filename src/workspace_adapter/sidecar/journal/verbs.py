@@ -24,7 +24,7 @@ SLICE_TURNS = 50
 SLICE_ROWS = 400
 """Calls and log entries one transaction of retention deletes at most."""
 
-SLICE_PAGES = 500
+SLICE_PAGES = 200
 """Pages one transaction gives back to the file system at most."""
 
 TRACES = "traces"
@@ -529,9 +529,12 @@ def forget(tx: Transaction, session_id: str, *, through: int) -> tuple[int, bool
 
 def give_back(tx: Transaction) -> int:
     """Give one slice of unused pages back to the file system; return how many are left."""
-    tx.execute(f"PRAGMA incremental_vacuum({SLICE_PAGES})").fetchall()
     (free,) = tx.execute("PRAGMA freelist_count").fetchone()
-    return int(free)
+    slice = min(free, SLICE_PAGES)
+    for _ in range(slice):
+        # One by one: sqlite3 goes no further than one step in a statement without columns.
+        tx.execute("PRAGMA incremental_vacuum(1)")
+    return int(free - slice)
 
 
 def _delete(tx: Transaction, due: Sequence[tuple[int, str, str, str | None]]) -> int:
