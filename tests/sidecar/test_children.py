@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 
 from workspace_adapter.sidecar.children import MARK, LifeChildren, end_this_boot, reap_other_lives
-from workspace_adapter.sidecar.journal import Journal
+from workspace_adapter.sidecar.journal import Journal, schema
 
 
 @asynccontextmanager
@@ -149,3 +150,29 @@ anyio.run(main)
     )
     assert said.stdout == "alive None\nthe tool goes on\n", said.stderr
     assert MARK in environ
+
+
+async def test_children_are_recorded_and_forgotten_as_soon_as_the_journal_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it could not, the runtime's turn would fail, or the boot end."""
+    monkeypatch.setattr(schema, "LOCK_PATIENCE", 0.01)
+    async with journal(tmp_path, "boot-1") as opened:
+        other = sqlite3.connect(tmp_path / "state" / "journal.db", isolation_level=None)
+        children = LifeChildren({}, opened)
+        with started("exec sleep 60", children.environ()) as process, closing(other):
+            async with anyio.create_task_group() as at_once:
+                other.execute("BEGIN IMMEDIATE")
+                at_once.start_soon(children.started, process.pid, "sleep")
+                await anyio.sleep(0.1)
+                other.execute("ROLLBACK")
+            assert [child.pid for child in opened.children()] == [process.pid]
+    async with journal(tmp_path, "boot-2") as opened:
+        other = sqlite3.connect(tmp_path / "state" / "journal.db", isolation_level=None)
+        async with anyio.create_task_group() as at_once:
+            with closing(other):
+                other.execute("BEGIN IMMEDIATE")
+                at_once.start_soon(reap_other_lives, opened)
+                await anyio.sleep(0.1)
+                other.execute("ROLLBACK")
+        assert opened.children() == []

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from .insist import insist
 from .journal import Child, Journal
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class LifeChildren:
 
     async def started(self, pid: int, what: str) -> None:
         """Record a child; on disk before this returns."""
-        await self._journal.child_started(pid, what)
+        await insist(lambda: self._journal.child_started(pid, what))
 
     async def reap(self) -> int:
         """End whatever of this life still runs; return how many processes that were."""
@@ -67,7 +68,8 @@ async def reap_other_lives(journal: Journal) -> int:
     recorded = [child for child in journal.children() if child.boot_id != journal.boot_id]
     ended = await _end(lambda mark: mark.startswith(ours) and not mark.startswith(this_boot), recorded)
     if recorded:
-        await journal.children_gone([(child.pid, child.start_ticks) for child in recorded])
+        gone = [(child.pid, child.start_ticks) for child in recorded]
+        await insist(lambda: journal.children_gone(gone))
     return ended
 
 

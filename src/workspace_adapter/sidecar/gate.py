@@ -74,6 +74,8 @@ class SessionGate:
         self._on_change = on_change
         self._running: Running | None = None
         self._refused = anyio.Event()
+        self.met_unwritable = False
+        """Whether the attempt found the gate closed because the journal could not be written."""
         self._on_call: Callable[[ToolCall], None] = lambda call: None
         self._on_end: Callable[[str, bool], None] = lambda call_id, ok: None
 
@@ -87,6 +89,7 @@ class SessionGate:
         """Let this turn's calls ask; ``on_call`` and ``on_end`` hear of those that run."""
         self._running, self._on_call, self._on_end = running, on_call, on_end
         self._refused = anyio.Event()
+        self.met_unwritable = False
 
     @property
     def refused(self) -> bool:
@@ -106,6 +109,7 @@ class SessionGate:
 
     def opened(self) -> bool:
         """Whether the gate is open now."""
+        self.met_unwritable |= UNWRITABLE in self._switch.closed_by
         return self._switch.opened and not self._refused.is_set()
 
     async def ask(self, call: ToolCall) -> Permit:
@@ -114,7 +118,7 @@ class SessionGate:
             raise TypeError(f"the gate is asked about a ToolCall, not {type(call).__name__}")
         running = self._running
         while running is not None and not self._refused.is_set():
-            if not self._switch.opened:
+            if not self.opened():
                 await self._record_asked(running, call)
                 if self._at_closed is not AtClosedGate.HOLD:
                     return Permit.PARKED

@@ -19,7 +19,7 @@ from ...resume import Action, Evidence, Verdict
 from ...turns import CANCELABLE, Outcome, OutcomeKind, State, Turn
 from ..boot import Recovery, message_of
 from ..fence import cancelled_by_us
-from ..gate import UNWRITABLE, SessionGate, Switch
+from ..gate import SessionGate, Switch
 from ..insist import insist
 from ..journal import NewEvent
 from .ends import End, failed
@@ -435,7 +435,7 @@ class Sessions:
             await insist(lambda: self._journal.append(turn.id, turn.attempt, events, now=self._clock()))
             logger.info("turn %s: left as it is, because %s", turn.id, end.cause, extra={"turn_id": turn.id})
             return
-        free = end.to is State.PARKED and UNWRITABLE in self._switch.closed_by
+        free = end.to is State.PARKED and lane.gate.met_unwritable
         if end.to in (State.PARKED, State.INTERRUPTED):
             events.append(NewEvent(kind="status", body={"state": str(end.to), "attempt": turn.attempt}))
         finished = await insist(
