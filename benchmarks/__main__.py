@@ -4,7 +4,7 @@ import sys
 
 from benchmarks.frame.command import run
 
-ROWS = ("accept", "send", "permit", "drain", "gate", "boot", "memory")
+ROWS = ("accept", "send", "permit", "drain", "gate", "boot", "memory", "resumed")
 """Files of this folder, in the table's order."""
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ENVIRON: Mapping[str, str] = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -30,20 +31,27 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    command: Sequence[str], *, environ: Mapping[str, str] = ENVIRON
+    command: Sequence[str],
+    *,
+    environ: Mapping[str, str] = ENVIRON,
+    directory: Path | None = None,
+    python: Path = Path(sys.executable),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process with the Python of the benchmarks; kill it at the end."""
+    """Run a process, with the Python of the benchmarks if not another; at the end kill it and what it started."""
     process = subprocess.Popen(
-        [sys.executable, *command],
+        [python, *command],
         env=environ,
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # it was waited for
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
