@@ -37,7 +37,7 @@ def running(
     directory: Path | None = None,
     python: Path = Path(sys.executable),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process, with the Python of the benchmarks if not another; at the end kill it and what it started."""
+    """Run a process of Python; at the end kill it and what it started."""
     process = subprocess.Popen(
         [python, *command],
         env=environ,
