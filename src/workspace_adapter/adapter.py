@@ -342,8 +342,8 @@ class RuntimeAdapter:
 
         Called within :meth:`running`, while the session is not open and nothing of it
         runs. Other sessions may be open. Doing it again is harmless, and so is a session
-        that the runtime never knew. An adapter that does not write this keeps the
-        operator waiting for it: he is told that the runtime's records are still there.
+        that the runtime never knew. Of an adapter that does not write this, the operator
+        is told that the runtime's records are still there.
 
         Raises:
             RuntimeUnusable: it cannot be done now; nothing else of the session is erased then.

@@ -19,6 +19,7 @@ import pytest
 
 from tests.conftest import require
 from workspace_adapter.cli import run
+from workspace_adapter.cli.printing import table
 from workspace_adapter.sidecar.journal import Journal
 
 from .workspace import ENDS, Workspace, answer_of, script, workspace
@@ -70,6 +71,7 @@ AS_NOBODY = """
 import io, os, sys
 from contextlib import redirect_stderr
 from workspace_adapter.cli import run
+from workspace_adapter.cli.printing import table
 with redirect_stderr(io.StringIO()):  # imports everything while it can still be read
     run(sys.argv[1:], {"WORKSPACE_STATE_DIR": "/no/such"})
 os.setgroups([])
@@ -159,12 +161,39 @@ async def test_turns_are_listed_by_what_an_operator_knows_of_them(tmp_path: Path
         assert ask("--state", "failed", "--state", "answered", "--limit", "1") == [newest]
         assert ask("--state", "failed") == ask("--caller", "nobody") == ask("--until", "1h") == []
         assert len(ask("--since", "1h")) == 3
-        assert "the next page: --before" in ws.command("turns", "--limit", "2").stderr
+        cut = ws.command("turns", "--limit", "2", "--json")
+        assert cut.stderr == f"There are more; the next page: --before {middle['id']}\n"
+        assert json.loads(cut.stdout) == [newest, middle]
+        assert ws.command("turns", "--limit", "3").stderr == ""
+        assert ask("--session", "two")[0]["expires_at"] is None
+        cut = ws.command("sessions", "show", "one", "--limit", "1")
+        assert f"turns list --before {newest['id']} --session one" in cut.stderr
+        assert ws.command("sessions", "show", "one", "--limit", "2").stderr == ""
+        cut = ws.command("sessions", "--limit", "1", "--json")
+        assert "There are more" in cut.stderr
+        assert [session["id"] for session in json.loads(cut.stdout)] == ["one"]
         shown = printed(ws, "turns", "show", middle["id"], "--events")
         assert shown["answer"] == "done"
         assert [event["kind"] for event in shown["events"]][:1] == ["status"]
         ambiguous = ws.command("turns", "show", "")
         assert ambiguous.returncode == 1
+
+
+async def test_an_option_counts_before_the_verb_too(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        for context in ("one", "two"):
+            await ws.send(script({"answer": "done"}), context_id=context)
+        two, one = printed(ws, "turns", "list")
+        for arguments, found in (
+            (("--session", "one", "list"), [one]),
+            (("--limit", "1", "list"), [two]),
+            (("--limit", "1", "list", "--limit", "2"), [two, one]),
+            (("--session", "one", "list", "--session", "two"), [two]),
+        ):
+            assert json.loads(ws.command("turns", "--json", *arguments).stdout) == found
+        for noun, verb in (("sessions", ("list",)), ("journal", ("size",)), ("turns", ("show", one["id"]))):
+            said = ws.command(noun, "--json", *verb)
+            assert json.loads(said.stdout) == printed(ws, noun, *verb), said.stderr
 
 
 async def test_several_turns_are_canceled_at_once_and_each_refusal_is_told(tmp_path: Path) -> None:
@@ -204,6 +233,24 @@ async def test_output_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -
         assert (said.returncode, said.stderr) == (1, "the output: No space left on device\n")
         ws.environ["PYTHONIOENCODING"] = "ascii"
         assert ws.command("turns", "answer", turn["id"]).stdout == "\\xfcnprintable in ASCII\n"
+
+
+def test_a_copy_that_can_only_be_read_is_told_from_one_of_another_user(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anyio.run(made, tmp_path / "state")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    bind = ["mount", "--bind", str(tmp_path / "state"), str(copy)]
+    mounted = subprocess.run(bind, stderr=subprocess.DEVNULL, timeout=10, check=False)
+    require(mounted.returncode == 0, "only who may mount has a read-only copy")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(copy)], check=True, timeout=10)
+        for arguments in (("turns",), ("journal", "check")):
+            assert run(arguments, {"WORKSPACE_STATE_DIR": str(copy)}) == 1
+            assert "make a copy and name that in WORKSPACE_STATE_DIR" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", str(copy)], check=True, timeout=10)
 
 
 def test_a_journal_that_cannot_be_used_is_told_by_every_command(
@@ -369,8 +416,27 @@ async def test_what_callers_sent_cannot_write_on_the_operators_terminal(tmp_path
         assert len(listed.splitlines()) == 2
 
 
+def test_columns_stand_under_their_headings_whatever_the_alphabet(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table([("A", "B"), ("漢字", "x"), ("e\u0301", "x"), ("é", "x"), ("abcd", "x")])
+    assert capsys.readouterr().out.splitlines() == [
+        "A     B",
+        "漢字  x",
+        "e\u0301     x",
+        "é     x",
+        "abcd  x",
+    ]
+
+
 @pytest.mark.parametrize(
-    "arguments", [("drain", "--wait", "nan"), ("drain", "--wait", "-1"), ("turns", "--limit", "0")]
+    "arguments",
+    [
+        ("drain", "--wait", "nan"),
+        ("drain", "--wait", "-1"),
+        ("turns", "--limit", "0"),
+        ("turns", "--limit", "99999999999999999999"),
+    ],
 )
 def test_a_number_that_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> None:
     said = command(*arguments)

@@ -20,7 +20,7 @@ import anyio
 
 from . import printing
 from .asking import ask, setting, state_dir, whole_id
-from .parsing import add
+from .parsing import add, add_verb
 from .printing import size
 
 _PATIENCE = 600.0
@@ -36,14 +36,15 @@ def declare(commands: Any) -> None:
         _size,
     )
     verbs = journal.add_subparsers(metavar="verb")
-    add(verbs, "size", "how large it is, and how much of it is due to go", _size)
-    export = add(verbs, "export", "one turn, with everything that is known about it, as JSON", _export)
+    add_verb(verbs, "size", "how large it is, and how much of it is due to go", _size)
+    export = add_verb(verbs, "export", "one turn, with everything that is known about it, as JSON", _export)
     export.add_argument("turn", metavar="TURN", help="its id, or the beginning of it")
-    add(verbs, "check", "whether it is whole; exit code 1 if not", _check)
-    vacuum = add(verbs, "vacuum", "give room that it does not use back to the file system", _vacuum)
+    add_verb(verbs, "check", "whether it is whole; exit code 1 if not", _check)
+    vacuum = add_verb(verbs, "vacuum", "give room that it does not use back to the file system", _vacuum)
     vacuum.add_argument(
         "--full", action="store_true", help="write the whole file anew, while every write has to wait"
     )
+    vacuum.set_defaults(full=False)
 
 
 def _size(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

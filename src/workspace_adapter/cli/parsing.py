@@ -14,6 +14,9 @@ from ..settings import integer, seconds
 Command = Callable[[argparse.Namespace, MutableMapping[str, str]], int]
 """From the options and the environment to the exit code."""
 
+MOST = 50
+"""How many rows a listing has where nobody says otherwise."""
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -29,6 +32,20 @@ def add(
     added.set_defaults(command=command)
     if json:
         added.add_argument("--json", action="store_true", help="for machines")
+    return added
+
+
+def add_verb(verbs: Any, name: str, what: str, command: Command) -> argparse.ArgumentParser:
+    """Declare a verb of a command, with ``--json``; ``verbs`` are the command's sub-parsers.
+
+    An option that the command has too counts on either side of the verb, so one that is
+    not given here is left as the command has it.
+    """
+    added: argparse.ArgumentParser = verbs.add_parser(
+        name, help=what, description=what, argument_default=argparse.SUPPRESS
+    )
+    added.set_defaults(command=command)
+    added.add_argument("--json", action="store_true", help="for machines")
     return added
 
 
@@ -54,8 +71,8 @@ def moment(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Take a count from the command line."""
+    """Take a count from the command line, of what fits into memory."""
     try:
-        return integer(1)(text)
+        return integer(1, 1_000_000)(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

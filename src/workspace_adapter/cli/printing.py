@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, overload
 
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
-def time(at: float | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+@overload
+def time(at: float) -> str: ...
+@overload
+def time(at: float | None) -> str | None: ...
+def time(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def size(bytes: int) -> str:
@@ -31,7 +36,13 @@ def show(options: argparse.Namespace, value: Mapping[str, Any], rows: Sequence[t
     if options.json:
         print_json(value)
     else:
-        table([(name, "" if text is None else str(text)) for name, text in rows])
+        table([(name, _text(value)) for name, value in rows])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def print_json(value: object) -> None:
@@ -40,9 +51,17 @@ def print_json(value: object) -> None:
 
 def table(rows: Sequence[tuple[str, ...]]) -> None:
     rows = [tuple(map(_printable, row)) for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(_cells(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        padded = (text + " " * (width - _cells(text)) for text, width in zip(row, widths, strict=True))
+        print("  ".join(padded).rstrip())
+
+
+def _cells(text: str) -> int:
+    """Return how many cells of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
 
 
 def _printable(text: str) -> str:

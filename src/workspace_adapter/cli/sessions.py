@@ -12,6 +12,7 @@ where it was not asked or cannot) and ``left`` (what may still hold something of
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ import anyio
 from ..errors import SettingsError, WorkspaceAdapterError
 from ..turns import ENDED
 from .asking import ask, setting, state_dir
-from .parsing import add, count
+from .parsing import MOST, add, add_verb, count
 from .printing import print_json, table, time
 from .turns import as_json, table_of
 
@@ -38,13 +39,14 @@ def declare(commands: Any) -> None:
     """Declare them."""
     sessions = add(commands, "sessions", "List, show or forget conversations.", _list)
     verbs = sessions.add_subparsers(metavar="verb")
-    for listing in (sessions, add(verbs, "list", "the sessions active last", _list)):
+    for listing in (sessions, add_verb(verbs, "list", "the sessions active last", _list)):
         listing.add_argument("--caller", metavar="CALLER", help="only of this caller")
-        listing.add_argument("--limit", type=count, default=50, help="at most so many (50)")
-    shown = add(verbs, "show", "one session with its turns and files", _show)
+        listing.add_argument("--limit", type=count, help=f"at most so many ({MOST})")
+    sessions.set_defaults(limit=MOST)
+    shown = add_verb(verbs, "show", "one session with its turns and files", _show)
     shown.add_argument("session", metavar="SESSION", help="its id, the contextId")
-    shown.add_argument("--limit", type=count, default=50, help="at most so many turns (50)")
-    forget = add(verbs, "forget", "erase sessions for good, with all that was said in them", _forget)
+    shown.add_argument("--limit", type=count, help=f"at most so many turns ({MOST})")
+    forget = add_verb(verbs, "forget", "erase sessions for good, with all that was said in them", _forget)
     forget.add_argument("sessions", metavar="SESSION", nargs="+", help="its id, the contextId")
     forget.add_argument("--cancel", action="store_true", help="cancel its turns that have not ended")
     forget.add_argument(
@@ -52,14 +54,18 @@ def declare(commands: Any) -> None:
         action="store_true",
         help="leave what the runtime itself keeps: it is not asked",
     )
+    forget.set_defaults(cancel=False, journal_only=False)
 
 
 def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ..sidecar.journal import Reader
 
     with Reader.open(state_dir(environ)) as journal:
-        found = journal.sessions(caller=options.caller, limit=options.limit)
+        found = journal.sessions(caller=options.caller, limit=options.limit + 1)
     runtimes = _runtimes(environ)
+    if len(found) > options.limit:
+        print("There are more, not as lately active: give a larger --limit", file=sys.stderr)
+        found.pop()
     if options.json:
         print_json([_as_json(summary, runtimes) for summary in found])
         return 0
@@ -87,9 +93,16 @@ def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     with Reader.open(state_dir(environ)) as journal, journal.snapshot():
         found = journal.sessions(session_id=options.session)
-        turns = journal.turns(session_id=options.session, limit=options.limit)
+        turns = journal.turns(session_id=options.session, limit=options.limit + 1)
     if not found:
         raise unknown(options.session)
+    if len(turns) > options.limit:
+        turns.pop()
+        print(
+            f"There are more turns: give a larger --limit, or see: workspace-adapter turns list"
+            f" --before {turns[-1].id} --session {shlex.quote(options.session)}",
+            file=sys.stderr,
+        )
     uploads = Uploads(workdir=Path(setting(environ, "workdir")), state_dir=state_dir(environ))
     shown = _as_json(found[0], _runtimes(environ))
     shown["uploads"] = [str(path) for path in uploads.of(options.session)]

@@ -19,7 +19,7 @@ import anyio
 from ..errors import WorkspaceAdapterError
 from ..turns import Call, State, Turn
 from .asking import ask, state_dir, whole_id
-from .parsing import add, count, moment
+from .parsing import MOST, add, add_verb, count, moment
 from .printing import excerpt, print_json, show, table, time
 
 
@@ -27,7 +27,7 @@ def declare(commands: Any) -> None:
     """Declare them."""
     turns = add(commands, "turns", "List, show, cancel or release turns.", _list)
     verbs = turns.add_subparsers(metavar="verb")
-    for listing in (turns, add(verbs, "list", "the newest turns", _list)):
+    for listing in (turns, add_verb(verbs, "list", "the newest turns", _list)):
         states = [str(s) for s in State]
         listing.add_argument(
             "--state", action="append", choices=states, help="only in this state; may be repeated"
@@ -38,18 +38,20 @@ def declare(commands: Any) -> None:
         listing.add_argument("--since", type=moment, metavar="WHEN", help=f"accepted then or later: {when}")
         listing.add_argument("--until", type=moment, metavar="WHEN", help="accepted before then")
         listing.add_argument("--before", metavar="TURN", help="older than this one: the next page")
-        listing.add_argument("--limit", type=count, default=50, help="at most so many (50)")
+        listing.add_argument("--limit", type=count, help=f"at most so many ({MOST})")
+    turns.set_defaults(limit=MOST)
     an_id = "its id, or the beginning of it"
-    shown = add(verbs, "show", "one turn with its calls", _show)
+    shown = add_verb(verbs, "show", "one turn with its calls", _show)
     shown.add_argument("turn", metavar="TURN", help=an_id)
     shown.add_argument("--events", action="store_true", help="and everything its asker was shown")
-    answer = add(verbs, "answer", "print a turn's stored answer", _answer)
+    shown.set_defaults(events=False)
+    answer = add_verb(verbs, "answer", "print a turn's stored answer", _answer)
     answer.add_argument("turn", metavar="TURN", help=an_id)
     for verb, what, command in (
         ("cancel", "withdraw turns for good", _cancel),
         ("release", "let suspended turns run again", _release),
     ):
-        add(verbs, verb, what, command).add_argument("turns", metavar="TURN", nargs="+", help=an_id)
+        add_verb(verbs, verb, what, command).add_argument("turns", metavar="TURN", nargs="+", help=an_id)
 
 
 def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -65,20 +67,21 @@ def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             since=options.since,
             until=options.until,
             before_seq=before.seq if before else None,
-            limit=options.limit,
+            limit=options.limit + 1,
         )
+    if len(turns) > options.limit:
+        turns.pop()
+        print(f"There are more; the next page: --before {turns[-1].id}", file=sys.stderr)
     if options.json:
         print_json([as_json(turn) for turn in turns])
     else:
         table_of(turns)
-        if len(turns) == options.limit:
-            print(f"There may be more; the next page: --before {turns[-1].id}", file=sys.stderr)
     return 0
 
 
 def table_of(turns: Sequence[Turn]) -> None:
     """Print turns as a table."""
-    rows = [("TURN", "STATE", "ATTEMPTS", "ACCEPTED", "CONTEXT", "CAUSE")]
+    rows = [("TURN", "STATE", "ATTEMPTS", "ACCEPTED", "SESSION", "CAUSE")]
     rows += [
         (t.id, str(t.state), str(t.attempt), time(t.accepted_at), t.session_id, t.cause or "") for t in turns
     ]

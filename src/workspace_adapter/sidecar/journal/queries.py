@@ -119,7 +119,10 @@ def _unreadable(suspicion: Suspicion, error: Exception) -> JournalError:
         return suspicion.confirm(error)
     todo = ""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN:
-        todo = ". Run this command as the user the sidecar runs as"
+        todo = (
+            ". Run this command as the user the sidecar runs as; of what can only be read, such as a backup"
+            " mounted read-only, make a copy and name that in WORKSPACE_STATE_DIR"
+        )
     return JournalUnavailable(f"cannot read {suspicion.path}: {error}{todo}")
 
 
