@@ -74,7 +74,7 @@ def prepare(state_dir: Path) -> None:
         for directory in missing:
             sync(directory.parent)
         ignore = state_dir / ".gitignore"
-        if not ignore.exists():
+        if not ignore.exists() or not ignore.stat().st_size:  # empty: the disk was full when it was made
             ignore.write_text("*\n")
     except OSError as error:
         raise _refused(state_dir, error) from error

@@ -259,7 +259,8 @@ class Writer:
                 transaction.loosened.clear()
             if self._healthy:
                 logger.error("%s", self._failure(error))
-        healthy = log_bytes is not None
+        # A commit that changed nothing wrote nothing: it does not show that writing works again.
+        healthy = log_bytes is not None and (self._healthy or transaction.rows > 0)
         became = healthy if healthy is not self._healthy else None
         self._healthy = healthy
         self._tell(self._answer, answers, transaction.changed, became)

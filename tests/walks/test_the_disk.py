@@ -1,0 +1,143 @@
+"""What was acknowledged outlives its disk's faults, each of them real; what cannot be kept is refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from ..conftest import require
+from . import disk
+from .workspace import Workspace, answer_of, script, workspace
+
+WAITS = {"tool": "sh", "input": "touch begun; while [ ! -e go ]; do sleep 0.02; done; touch ended"}
+LARGE = "x" * 300_000
+"""Too large for a row of the journal."""
+
+
+def ready(ws: Workspace) -> httpx.Response:
+    return httpx.get(f"{ws.url}/readyz")
+
+
+async def refused(ws: Workspace, text: str = script({"answer": "x"})) -> str:
+    """Send a message that cannot be kept; return what its caller is told."""
+    reply = await ws.send(text)
+    assert reply.status_code == 503, reply.text
+    assert int(reply.headers["retry-after"]) > 0
+    return str(reply.json()["error"])
+
+
+async def test_a_full_disk_takes_nothing_more_and_goes_on_when_it_is_freed(tmp_path: Path) -> None:
+    state, runtime = tmp_path / "state", tmp_path / "state" / "scripted-ends"
+    with disk.small(state), disk.small(runtime):
+        async with workspace(tmp_path) as ws:
+            before = ws.envelope(script({"answer": "before"}))
+            assert answer_of((await ws.post(before)).json()) == "before"
+            second = {"tool": "sh", "input": "echo second >> effects"}
+            at_work = ws.envelope(script(WAITS, second, {"answer": "both"}))
+            answers: list[str] = []
+
+            async def call() -> None:
+                answers.append(answer_of((await ws.post(at_work)).json()))
+
+            async with anyio.create_task_group() as callers:
+                callers.start_soon(call)
+                await ws.until((ws.workdir / "begun").exists, "the tool")
+                ballast = disk.fill(state)
+                assert "journal.db cannot be written: database or disk is full" in await refused(ws)
+                assert re.search("blobs/.* cannot be written: No space left", await refused(ws, LARGE))
+                assert answer_of((await ws.post(before)).json()) == "before", "reading needs no room"
+                assert ready(ws).json() == {"error": "the journal cannot be written"}
+                (ws.workdir / "go").touch()
+                await ws.until((ws.workdir / "ended").exists, "the end of the tool")
+                assert ws.lines() == []
+                ballast.unlink()
+            assert answers == ["both"]
+            assert ready(ws).status_code == 200
+            disk.fill(state)
+            await refused(ws)
+            ws.kill_everything()
+            ws.spawn()
+            await ws.until(ws.serves, "the port")
+            ballast.unlink()
+            for body, answer in ((before, "before"), (at_work, "both")):
+                assert answer_of(await ws.ask_until_answered(body)) == answer
+            assert ws.lines() == ["second"]
+
+
+async def test_a_first_start_on_a_full_disk_waits_for_room(tmp_path: Path) -> None:
+    with disk.small(tmp_path / "state") as state:
+        ballast = disk.fill(state)
+        async with workspace(tmp_path, start=False) as ws:
+            ws.spawn()
+            told = f"waiting for the journal: {state} cannot be written now: No space left on device"
+            await ws.until(lambda: told in ws.logged(), "the reason")
+            assert ready(ws).json() == {"error": "booting: the journal is not open yet"}
+            ballast.unlink()
+            await ws.until_ready()
+            assert (state / ".gitignore").read_text() == "*\n"
+
+
+async def test_a_disk_that_turns_read_only_is_named_and_after_its_repair_all_is_there(tmp_path: Path) -> None:
+    image, state = tmp_path / "image", tmp_path / "state"
+    async with workspace(tmp_path, start=False) as ws:
+        before = ws.envelope(script({"answer": "before"}))
+        with disk.ext4(image, state, ",errors=remount-ro"):
+            await ws.start()
+            assert answer_of((await ws.post(before)).json()) == "before"
+            disk.break_down(state)
+            assert "journal.db cannot be written: disk I/O error" in await refused(ws)
+            assert re.search("blobs/.* cannot be written: Read-only file system", await refused(ws, LARGE))
+            assert answer_of((await ws.post(before)).json()) == "before"
+            assert ready(ws).json() == {"error": "the journal cannot be written"}
+            ws.terminate()
+            assert await ws.exited() == 0
+            ws.spawn()
+            assert await ws.exited() == 2
+            assert f"{state} cannot be used (Read-only file system): set WORKSPACE_STATE_DIR" in ws.logged()
+        subprocess.run(["e2fsck", "-fy", image], check=False, capture_output=True)
+        with disk.ext4(image, state):
+            await ws.start()
+            assert answer_of((await ws.post(before)).json()) == "before"
+            assert len(ws.turns()) == 1
+            assert "is damaged" not in ws.logged()
+            ws.kill_everything()
+
+
+@pytest.mark.parametrize(("call", "which"), [("pwrite64", "60..66"), ("fdatasync", "25..30")])
+async def test_input_and_output_errors_cost_time_and_nothing_else(
+    tmp_path: Path, call: str, which: str
+) -> None:
+    require(shutil.which("strace") is not None, "strace is not installed")
+    trace = tmp_path / "trace"
+    async with workspace(tmp_path, start=False, WORKSPACE_LOG_LEVEL="warning") as ws:
+        plain = ws.program
+        ws.state_dir.mkdir()
+        log = ws.state_dir / "journal.db-wal"
+        inject = f"inject={call}:error=EIO:when={which}"
+        strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", str(trace), "-P", str(log)]
+        ws.program = [*strace, "-e", f"trace={call}", "-e", inject, *plain]
+        await ws.start()
+        bodies = {
+            str(n): ws.envelope(
+                script({"tool": "sh", "input": f"echo {n} >> effects"}, {"answer": str(n)}), context_id="c"
+            )
+            for n in range(10)
+        }
+        for text, body in bodies.items():
+            assert answer_of(await ws.ask_until_answered(body)) == text
+        assert "(INJECTED)" in trace.read_text()
+        assert "journal.db cannot be written: disk I/O error. Nothing was acknowledged" in ws.logged()
+        assert "Traceback" not in ws.logged()
+        ws.kill_everything()
+        ws.program = plain
+        await ws.start()
+        for text, body in bodies.items():
+            assert answer_of((await ws.post(body)).json()) == text
+        assert ws.lines() == list(bodies)
+        assert {turn["charges"] for turn in ws.turns()} == {1}, "our disk is no strike against the turn"
