@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
 import sys
 import time
 import uuid
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": "1",  # seconds; without it every look at the clock reads the file
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # or Python's threads wait far too long for one another
             "NO_FAKE_STAT": "1",
         }
 
@@ -173,7 +176,7 @@ async def test_a_clock_that_is_set_loses_delays_and_repeats_nothing(
         await pruned(ws)
         await answers(ws, 6)
         assert ws.lines() == ["never", "first", "third", "second", "second"]
-        assert list((ws.state_dir / "uploads").glob("*/brought"))
+        assert list((ws.state_dir / "uploads").glob("*/*/brought"))
 
         again = ws.envelope(script({"answer": "kept"}), message_id="undelivered", context_id="undelivered")
         again["params"]["message"]["parts"].append(
@@ -193,3 +196,32 @@ async def test_a_clock_that_is_set_loses_delays_and_repeats_nothing(
         now = time.time() + between_lives
         assert all(now - 60 < at < now + 5 for at in shown), [datetime.fromtimestamp(at, UTC) for at in shown]
         assert ws.logged().count("the clock was set") == 2
+
+
+async def test_on_another_machine_ten_years_on_an_answer_is_kept_and_work_goes_on_when_asked_for(
+    tmp_path: Path,
+) -> None:
+    require(LIBRARY is not None, "libfaketime is not installed")
+    async with workspace(tmp_path, start=False, WORKSPACE_MAX_CONCURRENT_TURNS="2") as ws:
+        clock = Clock(ws)
+        ws.program = (sys.executable, "-c", BUSY_HOUSEKEEPING)
+        await ws.start()
+        await leave(ws, {"answer": "kept"}, context_id="undelivered")
+        await answers(ws, 1)
+        steps = (waits_for("first"), {"answer": "ran"})
+        await leave(ws, *steps, context_id="runs", message_id="runs")
+        await ws.until_effect("first")
+        ws.kill_everything()
+        with closing(sqlite3.connect(ws.state_dir / "journal.db")) as journal, journal:
+            journal.execute("UPDATE meta SET value = json_set(value, '$.kernel', 'x') WHERE key = 'clock'")
+
+        clock.set(10 * YEAR)
+        await ws.start()
+        await ws.until(lambda: ": expired, because silent" in ws.logged(), "the end of what lay too long")
+        assert "s have passed since the last start if the clock is right: 172800 of them" in ws.logged()
+        await pruned(ws)
+        assert await states(ws) == {"runs": ["expired"], "undelivered": ["answered"]}
+        (ws.workdir / "first").touch()
+        await leave(ws, *steps, context_id="runs", message_id="runs")
+        await answers(ws, 2)
+        assert len(await states(ws)) == 2
