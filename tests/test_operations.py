@@ -118,6 +118,14 @@ def test_every_setting_on_the_page_exists() -> None:
     assert named - known == set()
 
 
+def test_every_pair_of_settings_that_is_checked_is_on_the_page() -> None:
+    settings = (SOURCE / "settings.py").read_text()
+    (checks,) = re.findall(r"    def conflicts\(.*?(?=\n    @property)", settings, re.S)
+    checked = set(re.findall(r"WORKSPACE_[A-Z_]*[A-Z]", checks))
+    (section,) = re.findall(r"^## Settings that must fit together\n(.*?)^#", PAGE, re.M | re.S)
+    assert set(re.findall(r"WORKSPACE_[A-Z_]*[A-Z]", section)) == checked
+
+
 def test_the_endpoints_are_those_of_the_edge() -> None:
     listed = {code(row[0])[0].split()[1]: row[2] for row in rows("endpoints")}
     assert listed.keys() == {"/", edge.HEALTH, edge.READY, edge.STATUS, edge.SIGNAL, edge.CARD}
