@@ -1,7 +1,8 @@
 """``python -m workspace_adapter``, and the console script.
 
-A SIGTERM that comes to ``serve`` while the rest is still being imported ends the process
-cleanly: as PID 1 it would be ignored otherwise. ``sidecar/serve.py`` takes the signals over.
+A SIGTERM or Ctrl-C that comes to ``serve`` while the rest is still being imported ends the
+process cleanly: as PID 1 it would be ignored otherwise. ``sidecar/serve.py`` takes the signals
+over.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from types import FrameType
 
 
 def _too_early(number: int, frame: FrameType | None) -> None:
-    sys.exit(0)
+    os._exit(0)  # an exception would be the failure of whatever is being imported
 
 
 def main() -> int:
     """Run the command line."""
     if sys.argv[1:2] == ["serve"]:
-        signal.signal(signal.SIGTERM, _too_early)
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(stop, _too_early)
         # What a boot imports stays: looking through all of it for garbage would take a tenth of
         # the boot. ``sidecar/serve.py`` turns it on again.
         gc.disable()

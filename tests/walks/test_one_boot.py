@@ -251,6 +251,32 @@ async def test_a_stop_during_the_boot_is_honoured(tmp_path: Path) -> None:
             assert code in (0, -signal.SIGTERM), ws.logged()
 
 
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("when", ["its import", "its end"])
+async def test_a_stop_while_the_adapter_is_loaded_or_at_the_very_end_is_no_failure(
+    tmp_path: Path, when: str, stop: signal.Signals
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import atexit, pathlib, time\n"
+        "from workspace_adapter.runtimes.echo import EchoAdapter\n"
+        "def reach(point):\n"
+        "    pathlib.Path(point).touch()\n"
+        "    time.sleep(1)\n"
+        "reach('its import')\n"
+        "atexit.register(reach, 'its end')\n"
+    )
+    async with workspace(tmp_path, "slow:EchoAdapter", start=False) as ws:
+        ws.spawn()
+        assert ws.process is not None
+        if when == "its end":
+            await ws.until_ready()
+            ws.process.send_signal(stop)
+        await ws.until((tmp_path / when).exists, when)
+        ws.process.send_signal(stop)
+        assert await ws.exited() == 0, ws.logged()
+        assert "Traceback" not in ws.logged()
+
+
 async def test_while_the_journal_is_awaited_all_but_messages_is_answered(tmp_path: Path) -> None:
     times = {"WORKSPACE_DRAIN_CAP": "0.2", "WORKSPACE_STOP_GRACE": "0.2", "WORKSPACE_RESTART_WINDOW": "2"}
     async with workspace(tmp_path / "a") as first, workspace(tmp_path / "b", start=False, **times) as second:
@@ -310,6 +336,28 @@ async def test_a_stop_while_the_door_is_loaded_drains_the_work_that_was_resumed(
         await ws.start()
         assert answer_of(await ws.ask_until_answered(body)) == "done"
         assert ws.lines() == ["begun", "begun", "second"]
+
+
+async def test_a_door_that_is_loaded_when_the_port_is_closed_already_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "import os, socket, sys, time\n"
+        "import a2a.server.routes.jsonrpc_routes, a2a.server.routes.rest_routes\n"
+        "from workspace_adapter.runtimes.echo import EchoAdapter\n"
+        "class Late:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        while name == 'workspace_adapter.sidecar.door.codec':\n"
+        "            try:\n"
+        "                socket.create_connection(('127.0.0.1', int(os.environ['WORKSPACE_PORT']))).close()\n"
+        "            except ConnectionError:\n"
+        "                return\n"
+        "            time.sleep(0.005)\n"
+        "sys.meta_path.insert(0, Late())\n"
+    )
+    async with workspace(tmp_path, "late:EchoAdapter", start=False) as ws:
+        ws.spawn()
+        await ws.until(lambda: "turns to continue" in ws.logged(), "the work")
+        ws.terminate()
+        assert await ws.exited() == 0, ws.logged()
 
 
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:

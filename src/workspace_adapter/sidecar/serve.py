@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
 _REOPEN_EVERY = 1.0
 _MORE = 3600.0
 """Seconds by which the time between two lives that is believed exceeds what makes work stale."""
@@ -91,6 +93,8 @@ class Sidecar:
         self._settings = settings
         self._adapter = adapter
         self._listener = listener
+        port = listener.getsockname()[1]
+        self._url = settings.url or f"http://{socket.gethostname()}:{port}"
         self._environ = without_secrets(environ)
         self._boot_id = secrets.token_hex(8)
         self._started = time.monotonic()
@@ -152,7 +156,7 @@ class Sidecar:
         logger.info("stopped")
 
     def _app(self) -> ASGIApp:
-        settings = replace(self._settings, url=self._url())
+        settings = replace(self._settings, url=self._url)
         return create_app(
             codec=self._front,
             drainer=self._drainer,
@@ -296,7 +300,7 @@ class Sidecar:
         self._front.show(create_codec(self._door))
         self._room.open()
         self._open = True
-        logger.info("open: %s", self._url())
+        logger.info("open: %s", self._url)
         await self._check()
 
     async def _check(self) -> None:
@@ -313,11 +317,15 @@ class Sidecar:
     async def _hear_signals(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-            task_status.started()
-            async with anyio.create_task_group() as stops:
-                async for number in received:
-                    stops.start_soon(self._asked_to_stop, signal.Signals(number).name)
+        try:
+            with anyio.open_signal_receiver(*_STOPS) as received:
+                task_status.started()
+                async with anyio.create_task_group() as stops:
+                    async for number in received:
+                        stops.start_soon(self._asked_to_stop, signal.Signals(number).name)
+        finally:
+            for stop in _STOPS:  # all is done: another one could only spoil the exit code
+                signal.signal(stop, signal.SIG_IGN)
 
     async def _asked_to_stop(self, why: str) -> None:
         self._stop_asked += 1
@@ -342,10 +350,6 @@ class Sidecar:
             end_this_boot(self._journal)
 
     # --- what it says of itself -----------------------------------------------------
-
-    def _url(self) -> str:
-        port = self._listener.getsockname()[1]
-        return self._settings.url or f"http://{socket.gethostname()}:{port}"
 
     def _ready(self) -> tuple[bool, str]:
         """Say whether messages are accepted, else why not."""
