@@ -545,6 +545,8 @@ class Connection:
         self.told: list[str] = []
         self.sent: list[Message] = []
         self.leave_after: int | None = None
+        self.leave_at: bytes | None = None
+        """The caller hangs up while this is on its way."""
         self._left = anyio.Event()
         self._request = [{"type": "http.request", "body": json.dumps(body()).encode()}]
         self._edge = edge.Edge(
@@ -567,8 +569,13 @@ class Connection:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
+        if self.leave_at is not None and message.get("body") == self.leave_at:
+            self._left.set()
+            await anyio.sleep(0)  # as a server that waits until the connection takes more
+            await anyio.sleep(0)
         self.sent.append(message)
-        if len(self.sent) == self.leave_after:
+        over = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if over or len(self.sent) == self.leave_after:  # a server says the same of both
             self._left.set()
 
     @property
@@ -622,5 +629,12 @@ async def test_an_answer_counts_as_delivered_after_its_last_byte() -> None:
 async def test_an_answer_does_not_count_whose_caller_left_before_its_last_byte(after: int) -> None:
     connection = Connection(Routes(b"one", b"two", b"three", answered=True, tells="t"))
     connection.leave_after = after
+    await connection.run()
+    assert connection.told == []
+
+
+async def test_an_answer_does_not_count_whose_caller_left_while_its_last_bytes_were_sent() -> None:
+    connection = Connection(Routes(b"one", b"two", answered=True, tells="t"))
+    connection.leave_at = b"two"
     await connection.run()
     assert connection.told == []

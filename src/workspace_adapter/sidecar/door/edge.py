@@ -184,9 +184,11 @@ class Edge:
     ) -> None:
         """Run the routes until they answered or the caller hung up."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch, exchange, receive, tasks.cancel_scope)
-            await self._app(scope, _given(body, exchange), _Outbound(exchange, send, self._delivered))
-            tasks.cancel_scope.cancel()
+            outbound = _Outbound(exchange, send, self._delivered)
+            tasks.start_soon(_watch, exchange, outbound, receive, tasks.cancel_scope)
+            await self._app(scope, _given(body, exchange), outbound)
+            if not outbound.whole:
+                tasks.cancel_scope.cancel()
 
 
 def _json(headers: Headers, body: bytes) -> object:
@@ -199,12 +201,13 @@ class _HungUp(Exception):
     """The caller left before its request was read."""
 
 
-async def _watch(exchange: Exchange, receive: Receive, scope: anyio.CancelScope) -> None:
+async def _watch(exchange: Exchange, outbound: _Outbound, receive: Receive, scope: anyio.CancelScope) -> None:
     """Let the request go once its caller has; what was accepted goes on."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    exchange.gone.set()
-    scope.cancel()
+    if not outbound.whole:  # a server says the same once everything was sent
+        exchange.gone.set()
+        scope.cancel()
 
 
 def _given(body: bytes, exchange: Exchange) -> Receive:
@@ -229,6 +232,8 @@ class _Outbound:
         self._delivered = delivered
         self._head: Message | None = None
         self._refused = False
+        self.whole = False
+        """The answer was sent to its last byte; nobody hangs up on it any more."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -245,7 +250,8 @@ class _Outbound:
         if not more:
             await anyio.lowlevel.checkpoint()  # goes no further when the caller has left
         await self._send(_numbered(message, self._exchange))
-        if not more and self._exchange.tells is not None:
+        self.whole = not more
+        if self.whole and self._exchange.tells is not None:
             self._delivered(self._exchange.tells)
 
     async def _begin(self, head: Message) -> None:
