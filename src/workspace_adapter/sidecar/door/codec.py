@@ -10,8 +10,8 @@ from a2a.server.context import ServerCallContext
 from a2a.server.routes.common import ServerCallContextBuilder
 from a2a.server.routes.jsonrpc_routes import create_jsonrpc_routes
 from a2a.server.routes.rest_routes import create_rest_routes
-from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from . import edge
@@ -21,14 +21,13 @@ from .door import Door
 def create_codec(door: Door) -> ASGIApp:
     """Build what reads A2A calls for the door, and writes what it answers, in both dialects."""
     context = _Context()
-    routed = Starlette(
+    return Router(
         routes=[
             *create_jsonrpc_routes(door, "/", context, enable_v0_3_compat=True),
             *create_rest_routes(door, context, enable_v0_3_compat=True),
-        ]
+        ],
+        redirect_slashes=False,
     )
-    routed.router.redirect_slashes = False
-    return routed
 
 
 class _Context(ServerCallContextBuilder):
