@@ -54,11 +54,11 @@ class Ground:
 
 
 class Lane:
-    """What one task drives; only :meth:`give`, :meth:`leave`, :meth:`stop_attempt`,
-    :meth:`ask_to_stop` and :meth:`kill` are called from others.
+    """What one task drives; only :meth:`give`, :meth:`leave`, :meth:`look_for_silence`,
+    :meth:`stop_attempt`, :meth:`ask_to_stop` and :meth:`kill` are called from others.
 
     Args:
-        helpers: who watches this lane's clock, and speaks to its runtime meanwhile.
+        helpers: who stops this lane's runtime, and speaks to it meanwhile.
         make_room: returns when one more session may be opened.
         after: the lane that drove this session before has left.
     """
@@ -137,7 +137,7 @@ class Lane:
 
     # --- one attempt --------------------------------------------------------------------
 
-    async def work(self, running: Running, request: TurnRequest, log: EventLog, *, fresh: bool) -> End:
+    async def work(self, request: TurnRequest, log: EventLog, *, fresh: bool) -> End:
         """Give one attempt to the runtime; every way it can end is an ``End``.
 
         Args:
@@ -145,12 +145,9 @@ class Lane:
         """
         self._over, self._end, self._idled = anyio.Event(), None, False
         self.sign()
-        watch = anyio.CancelScope()
-        self._helpers.start_soon(self._watch_idle, watch, running)
         try:
             return await self._work(request, log, fresh=fresh)
         finally:
-            watch.cancel()
             self._over.set()
 
     def sign(self) -> None:
@@ -238,16 +235,17 @@ class Lane:
             logger.warning("turn %s: after its end the adapter failed: %s", request.id, error)
         return self._end
 
-    async def _watch_idle(self, scope: anyio.CancelScope, running: Running) -> None:
-        with scope:
-            while (left := self._last_sign + self._bounds.turn_idle - time.monotonic()) > 0:
-                await anyio.sleep(left)
-                if running.open or running.held:
-                    self.sign()
-            self._idled = True
-            await self.stop_attempt()
-
     # --- stopping -----------------------------------------------------------------------
+
+    def look_for_silence(self) -> None:
+        """Make an attempt stop whose runtime was silent too long, with no call open or held."""
+        if self._over.is_set() or self._idled:
+            return
+        if self.running is not None and (self.running.open or self.running.held):
+            self.sign()
+        if time.monotonic() - self._last_sign >= self._bounds.turn_idle:
+            self._idled = True
+            self._helpers.start_soon(self.stop_attempt)
 
     async def stop_attempt(self) -> None:
         """Make the attempt stop: ask, cut, kill, each with the grace between."""

@@ -28,8 +28,9 @@ from .lane import Ground, Lane
 
 logger = logging.getLogger(__name__)
 
-_EXPIRY_LOOK = 1.0
-"""Seconds between two looks for waiting messages whose sender's time limit passed."""
+_LOOK = 1.0
+"""Seconds between two looks for waiting messages whose sender's time limit passed, at most between
+two for silent runtimes."""
 
 
 class Materialise(Protocol):
@@ -167,10 +168,11 @@ class Sessions:
         """Drive sessions until :meth:`stop` is called."""
         async with anyio.create_task_group() as runners:
             self._runners = runners
+            runners.start_soon(self._look_for_silence)
             self.start_what_may()
             while not self._stopping:
                 await self._expire_waiting()
-                await anyio.sleep(_EXPIRY_LOOK)
+                await anyio.sleep(_LOOK)
 
     async def stop(self) -> None:
         """End every runtime the way it resumes best, within the grace.
@@ -192,6 +194,13 @@ class Sessions:
             if not lane.left.is_set():
                 await lane.kill()
         self._runners.cancel_scope.cancel()
+
+    async def _look_for_silence(self) -> None:
+        """Stop attempts whose runtime was silent for the limit, at most a quarter of it late."""
+        while not self._stopping:
+            for lane in self._lanes.values():
+                lane.look_for_silence()
+            await anyio.sleep(min(_LOOK, self._bounds.turn_idle / 4))
 
     async def _expire_waiting(self) -> None:
         now = anyio.current_time()
@@ -331,7 +340,7 @@ class Sessions:
         lane.gate.begin(
             running, on_call=partial(lane.call_started, log), on_end=partial(lane.call_ended, log)
         )
-        end = await self._work(lane, running, started, verdict, log)
+        end = await self._work(lane, started, verdict, log)
         lane.gate.end()
         if self._stopping and end.to in (State.FAILED, State.INTERRUPTED):
             # What the stop did to the runtime is not the turn's failure.
@@ -342,7 +351,7 @@ class Sessions:
         judge = end.to is State.INTERRUPTED
         return (_Next.JUDGE if judge else _Next.NOTHING), end.evidence
 
-    async def _work(self, lane: Lane, running: Running, turn: Turn, verdict: Verdict, log: EventLog) -> End:
+    async def _work(self, lane: Lane, turn: Turn, verdict: Verdict, log: EventLog) -> End:
         message = message_of(self._journal.message(turn.id))
         if message is None:
             return failed(TurnFailed("its message was lost with a damaged journal: send a new one"))
@@ -360,7 +369,7 @@ class Sessions:
         except OSError as error:
             why = f"the files of the message cannot be put on disk: {error.strerror}"
             return failed(TurnFailed(why, retryable=True))
-        return await lane.work(running, request, log, fresh=verdict.fresh_session)
+        return await lane.work(request, log, fresh=verdict.fresh_session)
 
     async def _judge(self, lane: Lane, turn: Turn, evidence: Evidence | None) -> Verdict:
         if turn.state is State.ACCEPTED:
