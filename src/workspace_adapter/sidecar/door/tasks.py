@@ -49,8 +49,11 @@ class Tasks:
     def progress(self, turn: Turn) -> Progress:
         """Return what the turn's event log amounts to."""
         progress = Progress()
-        while logged := self._journal.events(turn.id, after=progress.n, limit=_AT_ONCE):
+        more = True
+        while more:
+            logged = self._journal.events(turn.id, after=progress.n, limit=_AT_ONCE)
             progress.take(logged)
+            more = len(logged) == _AT_ONCE
         return progress
 
     def task(self, turns: list[Turn], *, history: int | None = None, artifacts: bool = True) -> a2a.Task:
@@ -72,8 +75,8 @@ class Tasks:
 
     def _messages(self, turns: list[Turn], limit: int | None) -> list[a2a.Message]:
         """Return what was said: the messages that are still kept, and what they were told."""
-        said = []
-        for turn in turns:
+        said: list[a2a.Message] = []
+        for turn in turns if limit != 0 else ():
             if raw := self._journal.message(turn.id):
                 said.append(rendering.sent(turn, json.loads(raw)))
             if turn.state in TOLD:
