@@ -273,6 +273,9 @@ def test_a_journal_that_cannot_be_used_is_told_by_every_command(
             said = "".join(capsys.readouterr())
             assert code == (4 if arguments == ("drain",) else 1)
             assert told in said or arguments == ("drain",), (arguments, said)
+        code = run(("journal", "check", "--json"), {"WORKSPACE_STATE_DIR": str(tmp_path)})
+        said = capsys.readouterr().out
+        assert (code, '"whole": false' in said) == (1, told != "upgrade")
 
 
 async def made(state_dir: Path) -> None:

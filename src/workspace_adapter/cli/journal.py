@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 
+from ..errors import JournalDamaged
 from . import printing
 from .asking import ask, setting, state_dir, whole_id
 from .parsing import add, add_verb
@@ -97,10 +98,13 @@ def _vacuum(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ..sidecar.journal import Reader
-    from ..sidecar.journal.check import problems
+    from ..sidecar.journal.check import RESTART, Problem, problems
 
-    with Reader.open(state_dir(environ)) as journal:
-        found = list(problems(journal))
+    try:
+        with Reader.open(state_dir(environ)) as journal:
+            found = list(problems(journal))
+    except JournalDamaged as error:  # so badly that it cannot be opened
+        found = [Problem("file", str(error), RESTART)]
     if options.json:
         printing.print_json({"whole": not found, "problems": [asdict(problem) for problem in found]})
     elif found:

@@ -10,6 +10,7 @@ import pytest
 
 from workspace_adapter.sidecar.journal import Journal, Reader
 from workspace_adapter.sidecar.journal.check import Problem, problems
+from workspace_adapter.sidecar.journal.damage import note_beside
 
 from .made import NOW, accept, answered, call, message, running
 
@@ -66,6 +67,27 @@ async def test_rows_that_contradict_one_another_are_told(state_dir: Path, change
     assert all(problem.todo for problem in found(state_dir))
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("UPDATE turns SET answer = CAST(x'fffe' AS TEXT)", "Could not decode to UTF-8"),
+        ("UPDATE calls SET excerpt = CAST(x'fffe' AS TEXT)", "Could not decode to UTF-8"),
+        ("UPDATE turns SET outcome = 'x' WHERE id = 'turn-m1'", "no outcome"),
+        ("INSERT INTO events VALUES ('turn-m2', 9, 1, 1, 'text', 'x')", "no log entry"),
+    ],
+)
+async def test_rows_that_cannot_be_read_are_damage_that_the_next_start_mends(
+    state_dir: Path, change: str, told: str
+) -> None:
+    await filled(state_dir)
+    with by_hand(state_dir) as connection:
+        connection.execute(change)
+    (problem,) = found(state_dir)
+    assert (problem.kind, told in problem.what) == ("file", True), problem
+    await (await Journal.open(state_dir, boot_id="boot-2", now=NOW)).close()
+    assert not [problem for problem in found(state_dir) if problem.kind == "file"]
+
+
 async def test_large_bodies_must_be_there_whole_and_wanted(state_dir: Path) -> None:
     await filled(state_dir)
     answer, sent = sorted((state_dir / "blobs").iterdir(), key=lambda path: path.stat().st_size)
@@ -97,3 +119,12 @@ async def test_a_damaged_page_is_told_and_what_to_do(state_dir: Path) -> None:
     assert told
     assert {problem.kind for problem in told} == {"file"}
     assert all("start the sidecar" in problem.todo for problem in told)
+
+
+async def test_what_somebody_met_before_is_told_until_it_is_mended(state_dir: Path) -> None:
+    await filled(state_dir)
+    note_beside(state_dir / "journal.db").write_text("a page that makes no sense")
+    (problem,) = found(state_dir)
+    assert problem.what == "somebody found it damaged before: a page that makes no sense"
+    await (await Journal.open(state_dir, boot_id="boot-2", now=NOW)).close()
+    assert found(state_dir) == []

@@ -15,6 +15,7 @@ from ...errors import JournalDamaged, JournalUnavailable
 from ...turns import ENDED
 from . import schema
 from .blobs import DIRECTORY, NAMED
+from .damage import told
 from .queries import Reader
 
 _ON_ITS_WAY = 60.0
@@ -23,7 +24,7 @@ _ON_ITS_WAY = 60.0
 _MOST = 100
 """Problems of one kind that are told one by one."""
 
-_RESTART = "start the sidecar: it saves what can be read and moves the damaged file aside"
+RESTART = "start the sidecar: it saves what can be read and moves the damaged file aside"
 _TELL = "it does no harm; tell the authors, with the output of this command"
 _GONE = "restore it from a backup; else send the message again, or forget its session"
 
@@ -105,22 +106,27 @@ def problems(journal: Reader) -> Iterator[Problem]:
 
 
 def _damage(journal: Reader) -> Iterator[Problem]:
+    suspected = told(journal.state_dir / schema.FILE)
+    if suspected is not None:
+        yield Problem("file", f"somebody found it damaged before: {suspected}", RESTART)
     try:
         for row in journal.records(f"PRAGMA integrity_check({_MOST})"):
             (said,) = row.values()
             if said != "ok":
                 journal.doubt(said)
-                yield Problem("file", said, _RESTART)
+                yield Problem("file", said, RESTART)
         tables = {row["name"] for row in journal.records("SELECT name FROM sqlite_schema")}
         for table in schema.TABLES:
             if table not in tables:
-                yield Problem("schema", f"the table {table} is missing", _RESTART)
+                yield Problem("schema", f"the table {table} is missing", RESTART)
         ((version,),) = (row.values() for row in journal.records("PRAGMA user_version"))
         if version < len(schema.MIGRATIONS):
             what = f"its schema is {version}, this version's is {len(schema.MIGRATIONS)}"
             yield Problem("schema", what, "start the sidecar: it brings the file up to date")
+        else:
+            journal.read_through()
     except (JournalDamaged, JournalUnavailable) as error:
-        yield Problem("file", str(error), _RESTART)
+        yield Problem("file", str(error), RESTART)
 
 
 def _bodies(journal: Reader) -> Iterator[Problem]:

@@ -96,6 +96,18 @@ def outcome_of(text: str | None) -> Outcome | None:
         raise Unreadable(f"no outcome: {error}") from error
 
 
+def _parsed(body: str) -> Any:
+    """Read the body of a log entry.
+
+    Raises:
+        Unreadable: it holds what we never wrote.
+    """
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise Unreadable(f"no log entry: {error}") from error
+
+
 def _is_time(column: str) -> bool:
     return column in ("at", "since") or column.endswith("_at")
 
@@ -248,11 +260,11 @@ class Queries:
         )
         try:
             return [
-                self._by_wall(LoggedEvent(n=n, attempt=attempt, at=at, kind=kind, body=json.loads(body)))
+                self._by_wall(LoggedEvent(n=n, attempt=attempt, at=at, kind=kind, body=_parsed(body)))
                 for n, attempt, at, kind, body in rows
             ]
-        except ValueError as error:
-            raise self._unreadable(Unreadable(f"no log entry: {error}")) from error
+        except Unreadable as error:
+            raise self._unreadable(error) from error
 
     def session(self, session_id: str) -> Session | None:
         """Return a conversation."""
@@ -358,6 +370,23 @@ class Reader(Queries):
     def doubt(self, why: str) -> None:
         """Have the next start take the journal for damaged."""
         self._suspicion.confirm(Unreadable(why))
+
+    def read_through(self) -> None:
+        """Read every row as those who need it will, which finds what SQLite takes for sound.
+
+        Raises:
+            JournalDamaged: one cannot be read.
+        """
+        try:
+            for row in self._reading.execute(SELECT_TURN):
+                turn_of(row, lambda digest: None)
+            for (body,) in self._reading.execute("SELECT body FROM events"):
+                _parsed(body)
+            for table in schema.TABLES:
+                for _ in self._reading.execute(f"SELECT * FROM {table}"):
+                    pass
+        except (Unreadable, sqlite3.Error) as error:
+            raise self._unreadable(error) from error
 
     def ids_beginning(self, prefix: str) -> list[str]:
         """Return ids of turns that begin so: the one that is it, or else a few of them."""
