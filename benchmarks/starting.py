@@ -88,7 +88,7 @@ def copied(root: Path, to: Path) -> Path:
     return to
 
 
-def message(text: str, *, context: str | None = None, name: str | None = None) -> bytes:
+def message(text: str, *, context: str | None = None, name: str | None = None, **params: object) -> bytes:
     """A ``message/send``."""
     sent = {
         "role": "user",
@@ -96,8 +96,12 @@ def message(text: str, *, context: str | None = None, name: str | None = None) -
         "parts": [{"kind": "text", "text": text}],
         **({"contextId": context} if context else {}),
     }
-    call = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": sent}}
-    return json.dumps(call).encode()
+    return call("message/send", message=sent, **params)
+
+
+def call(method: str, **params: object) -> bytes:
+    """A JSON-RPC request."""
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
 
 
 def asked(port: int, body: bytes) -> int:
@@ -106,12 +110,20 @@ def asked(port: int, body: bytes) -> int:
     Raises:
         OSError: nobody is there, or whoever was went away.
     """
+    return posted(port, body)[0]
+
+
+def posted(port: int, body: bytes, *, path: str = "/") -> tuple[int, bytes]:
+    """Send once; return the status and the answer.
+
+    Raises:
+        OSError: nobody is there, or whoever was went away.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
-        connection.request("POST", "/", body, {"content-type": "application/json"})
+        connection.request("POST", path, body, {"content-type": "application/json"})
         response = connection.getresponse()
-        response.read()
-        return response.status
+        return response.status, response.read()
     except http.client.HTTPException as error:
         raise ConnectionError(str(error)) from error
     finally:

@@ -1,16 +1,13 @@
 """A plain server of the A2A SDK, put together as its documentation does; an echo, all in memory.
 
 ``python -m benchmarks.peers.plain_a2a PORT``. ``DefaultRequestHandler`` with ``InMemoryTaskStore``,
-``uvicorn.run`` with its defaults but for the log of each request; both dialects. A message that is a
-number of seconds is answered after so long, any other at once.
+``uvicorn.run`` with its defaults but for the log of each request; both dialects.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 
-import anyio
 import uvicorn
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.events import EventQueue
@@ -37,8 +34,6 @@ class Echo(AgentExecutor):
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         """Answer."""
         asked = context.get_user_input()
-        with suppress(ValueError):
-            await anyio.sleep(float(asked))
         await event_queue.enqueue_event(
             Task(
                 id=context.task_id or "",
@@ -52,11 +47,17 @@ class Echo(AgentExecutor):
         """Nothing that could be cancelled."""
 
 
-def application(url: str) -> Starlette:
+def run(executor: AgentExecutor, port: int) -> None:
+    """Serve until it is told to stop."""
+    application = application_of(executor, f"http://127.0.0.1:{port}")
+    uvicorn.run(application, host="127.0.0.1", port=port, access_log=False)
+
+
+def application_of(executor: AgentExecutor, url: str) -> Starlette:
     """Build the application."""
     card = AgentCard(
-        name="echo",
-        description="Answers with the question.",
+        name="peer",
+        description="Answers.",
         version="1",
         supported_interfaces=[
             AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version=version)
@@ -65,9 +66,9 @@ def application(url: str) -> Starlette:
         capabilities=AgentCapabilities(streaming=True),
         default_input_modes=["text"],
         default_output_modes=["text"],
-        skills=[AgentSkill(id="echo", name="echo", description="Echo.", tags=["echo"])],
+        skills=[AgentSkill(id="peer", name="peer", description="Answers.", tags=["peer"])],
     )
-    handler = DefaultRequestHandler(agent_executor=Echo(), task_store=InMemoryTaskStore(), agent_card=card)
+    handler = DefaultRequestHandler(agent_executor=executor, task_store=InMemoryTaskStore(), agent_card=card)
     routes = [
         *create_agent_card_routes(card),
         *create_jsonrpc_routes(handler, "/", enable_v0_3_compat=True),
@@ -76,5 +77,4 @@ def application(url: str) -> Starlette:
 
 
 if __name__ == "__main__":
-    port = int(sys.argv[1])
-    uvicorn.run(application(f"http://127.0.0.1:{port}"), host="127.0.0.1", port=port, access_log=False)
+    run(Echo(), int(sys.argv[1]))
