@@ -42,13 +42,17 @@ def small(point: Path, size: str = "1m") -> Iterator[Path]:
 
 @contextmanager
 def ext4(image: Path, point: Path, options: str = "") -> Iterator[Path]:
-    """The file system in a file, made where there is none, which writes down only what is fsynced."""
+    """The file system in a file, made where there is none.
+
+    It writes nothing down but what is fsynced: not from time to time, nor to be kind to
+    programs that replace a file carelessly.
+    """
     require(shutil.which("mkfs.ext4") is not None, "e2fsprogs is not installed")
     if not image.exists():
         with image.open("wb") as file:
             file.truncate(32 << 20)
         subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    with mounted(str(image), point, "ext4", f"loop,commit=3600{options}"):
+    with mounted(str(image), point, "ext4", f"loop,commit=3600,noauto_da_alloc{options}"):
         yield point
 
 
