@@ -145,6 +145,13 @@ async def test_a_runtime_that_cannot_forget_is_told_of_and_one_that_fails_leaves
         assert said.returncode == 0
         assert f"under {session['handle']}: it was not able to forget" in said.stderr
         assert [Path(name).parent.name for name in holding(ws)] == ["scripted"]
+        await ws.send(script({"answer": NEEDLE}), context_id="c")
+        (session,) = json.loads(ws.command("sessions", "list", "--json").stdout)
+        ws.kill_everything()
+        ws.environ["WORKSPACE_ADAPTER"] = "echo"
+        said = ws.command("sessions", "forget", "c")
+        assert said.returncode == 0
+        assert f"under {session['handle']}: it was unknown to echo" in said.stderr
     async with workspace(tmp_path / "2", f"{FORGETFUL}:Refuses", PYTHONPATH=HERE) as ws:
         await ws.send(script({"answer": NEEDLE}), context_id="c")
         for state in ("up", "down"):

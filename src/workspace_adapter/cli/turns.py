@@ -83,9 +83,14 @@ def table_of(turns: Sequence[Turn]) -> None:
     """Print turns as a table."""
     rows = [("TURN", "STATE", "ATTEMPTS", "ACCEPTED", "SESSION", "CAUSE")]
     rows += [
-        (t.id, str(t.state), str(t.attempt), time(t.accepted_at), t.session_id, t.cause or "") for t in turns
+        (t.id, str(t.state), str(t.attempt), time(t.accepted_at), t.session_id, excerpt(_why(t), 60))
+        for t in turns
     ]
     table(rows)
+
+
+def _why(turn: Turn) -> str:
+    return (turn.outcome and turn.outcome.reason) or turn.cause or ""
 
 
 def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

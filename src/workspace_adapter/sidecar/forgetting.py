@@ -107,13 +107,17 @@ class Forgetting:
             return None, _kept(session, "not able to forget")
         try:
             with anyio.fail_after(_LIMIT), fence("forget"):
-                return list(await self._adapter.forget(session)), []
+                erased = list(await self._adapter.forget(session))
         except (AdapterError, TimeoutError) as error:
             why = str(error) or f"no answer for {_LIMIT:g} s"
             raise WorkspaceAdapterError(
                 f"the runtime could not forget session {session.session_id!r}, and nothing of it was erased:"
                 f" {why}. Mend that and say it again; or leave what the runtime keeps: --journal-only"
             ) from error
+        if not erased and session.handle is not None:  # forgotten half, or by another runtime than its own
+            name = self._adapter.name
+            return [], _kept(session, f"unknown to {name}. Was that its runtime (WORKSPACE_ADAPTER)?")
+        return erased, []
 
     def _set_aside(self) -> list[Path]:
         return sorted(self._adapter_dir.parent.glob("journal.db.damaged-*"))
