@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,8 +15,12 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import httpx
 import pytest
+
+from workspace_adapter.cli import run
 
 from ..test_operations import code, rows
 from .workspace import Workspace, answer_of, script, workspace
@@ -216,3 +221,39 @@ async def test_every_command_says_with_the_sidecar_down_what_the_page_says(tmp_p
             said = ws.command(*name.split(), *argument)
             assert said.returncode == (4 if name == "drain" else 0), (name, said.stderr)
         assert [turn["id"] for turn in ws.turns()] == [answered]
+
+
+async def test_what_commands_print_for_machines_has_the_keys_the_page_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page: dict[str, set[str]] = {}
+    for name, _, keys in rows("json"):
+        named = set(code(re.sub(r"\(.*?\)|; with .*", "", keys)))
+        page[name] = named.union(*(page[f"`{other}`"] for other in named if " " in other))
+        page[name] -= {"turns list", "sessions list", "--events"}
+    async with workspace(tmp_path, WORKSPACE_DRAIN_CAP="0.1") as ws:
+        await ws.send(script({"say": "x"}, {"tool": "sh", "input": "true"}, {"answer": "x"}), context_id="c")
+        await leave(ws, SLOW, context_id="d")
+        await ws.until_effect("begun")
+        running, answered = (turn["id"] for turn in ws.turns())
+        (ws.state_dir / "journal.db.suspect").touch()  # a problem to be told
+        arguments = {
+            "turns show": (answered, "--events"),
+            "turns answer": (answered,),
+            "turns cancel": (running,),
+            "sessions show": ("c",),
+            "sessions forget": ("c",),
+            "journal export": (answered,),
+        }
+        for name in sorted(page, key=lambda name: "forget" in name):
+            command, *part = code(name)
+            words = [*command.split(), *arguments.get(command, ()), "--json"]
+            await anyio.to_thread.run_sync(run, words, ws.environ)
+            printed = json.loads(capsys.readouterr().out)
+            if "each of" in name:
+                printed = printed[part[0]]
+            first = printed[0] if isinstance(printed, list) else printed
+            assert first.keys() == page[name], name
+        ws.kill_everything()
+        printed = json.loads(ws.command("status", "--json").stdout)
+        assert list(printed) == ["state", "turns", "journal_bytes"]
