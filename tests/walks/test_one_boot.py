@@ -368,13 +368,17 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
         assert f"WORKSPACE_PORT={first.port}" in second.logged()
 
 
-async def test_a_second_sidecar_on_one_state_directory_names_the_owner(tmp_path: Path) -> None:
+async def test_a_second_sidecar_on_one_state_directory_names_the_owner_though_it_does_not_move(
+    tmp_path: Path,
+) -> None:
     async with workspace(tmp_path / "a") as first, workspace(tmp_path / "b", start=False) as second:
         second.environ["WORKSPACE_STATE_DIR"] = str(first.state_dir)
-        second.spawn()
         assert first.process is not None
+        first.process.send_signal(signal.SIGSTOP)
+        second.spawn()
         assert await second.exited() == 2
-        assert str(first.process.pid) in second.logged()
+        assert f"in use by process {first.process.pid} (boot " in second.logged()
+        first.process.send_signal(signal.SIGCONT)
         assert answer_of((await first.send(script({"answer": "mine"}))).json()) == "mine"
 
 

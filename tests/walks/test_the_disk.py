@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -141,3 +142,52 @@ async def test_input_and_output_errors_cost_time_and_nothing_else(
             assert answer_of((await ws.post(body)).json()) == text
         assert ws.lines() == list(bodies)
         assert {turn["charges"] for turn in ws.turns()} == {1}, "our disk is no strike against the turn"
+
+
+async def test_a_journal_moved_away_in_life_is_missed_and_goes_on_when_it_is_put_back(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        before = ws.envelope(script({"answer": "before"}))
+        assert answer_of((await ws.post(before)).json()) == "before"
+        ws.state_dir.rename(tmp_path / "away")
+        assert "journal.db was removed while in use: what is written now would be lost" in await refused(ws)
+        assert ready(ws).json() == {"error": "the journal cannot be written"}
+        (tmp_path / "away").rename(ws.state_dir)
+        await ws.until_ready()
+        assert answer_of((await ws.send(script({"answer": "after"}))).json()) == "after"
+        ws.kill_everything()
+        await ws.start()
+        assert answer_of((await ws.post(before)).json()) == "before"
+
+
+@pytest.mark.parametrize("file", ["journal.db", "journal.db-wal"])
+async def test_a_file_emptied_in_life_ends_the_life_and_the_next_one_works(tmp_path: Path, file: str) -> None:
+    async with workspace(tmp_path) as ws:
+        await ws.send(script({"answer": "before"}))
+        os.truncate(ws.state_dir / file, 0)
+        assert "the next start of the sidecar saves what can be read" in await refused(ws)
+        assert await ws.exited() == 1
+        await ws.start()
+        assert answer_of((await ws.send(script({"answer": "after"}))).json()) == "after"
+        assert list(ws.state_dir.glob("journal.db.damaged-*"))
+        assert "Traceback" not in ws.logged()
+
+
+async def test_a_network_file_system_is_refused_though_nobody_answers_there(tmp_path: Path) -> None:
+    require(os.access("/dev/fuse", os.R_OK | os.W_OK), "there is no FUSE here")
+    descriptor = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0"
+    point = tmp_path / "net"
+    try:
+        with disk.mounted("host:/srv", point, "fuse.sshfs", options, descriptor=descriptor):
+            os.close(descriptor)  # the far end is lost: whoever touched it would get an error
+            descriptor = -1
+            async with workspace(tmp_path, start=False, WORKSPACE_STATE_DIR=str(point / "state")) as ws:
+                ws.spawn()
+                assert await ws.exited() == 2
+                told = (
+                    f"{point}/state is on a network file system (fuse.sshfs), where a journal can be damaged"
+                )
+                assert f"{told}: set WORKSPACE_STATE_DIR to a directory on a local disk" in ws.logged()
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)

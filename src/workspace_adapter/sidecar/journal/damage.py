@@ -17,6 +17,8 @@ from .schema import sync
 logger = logging.getLogger(__name__)
 
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_CUT = sqlite3.SQLITE_IOERR_SHORT_READ
+"""A file, the log, is shorter than what was written to it."""
 
 
 class Unreadable(ValueError):
@@ -30,7 +32,7 @@ def shows_damage(error: BaseException) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # the sqlite3 module's own: a text that is not UTF-8
         return isinstance(error, sqlite3.OperationalError)
-    return code & 0xFF in _CORRUPT
+    return code == _CUT or code & 0xFF in _CORRUPT
 
 
 class Suspicion:
