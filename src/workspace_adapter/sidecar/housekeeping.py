@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 import anyio
@@ -46,7 +47,7 @@ class Housekeeping:
         Raises:
             JournalDamaged: once the journal was found damaged.
         """
-        pruned = anyio.current_time()
+        pruned = -math.inf  # a life may be shorter than the time between two
         while True:
             await anyio.sleep(_PROBE_EVERY)
             journal.check()
