@@ -1,4 +1,4 @@
-"""What a workspace takes and keeps has bounds; whoever meets one is told its name, and time makes room again."""
+"""What a workspace takes and keeps has bounds, each named to whoever meets it; time makes room again."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ async def test_who_finds_no_place_is_told_which_limit_to_raise(tmp_path: Path) -
 
 
 async def test_a_journal_at_its_limit_refuses_and_the_retention_makes_room(tmp_path: Path) -> None:
-    limits = {"WORKSPACE_BODY_LIMIT_BYTES": "100000", "WORKSPACE_JOURNAL_LIMIT_BYTES": str(LIMIT)}
-    async with workspace(tmp_path, **limits) as ws:
+    async with workspace(
+        tmp_path, WORKSPACE_BODY_LIMIT_BYTES="100000", WORKSPACE_JOURNAL_LIMIT_BYTES=str(LIMIT)
+    ) as ws:
         old = [ws.envelope(script({"answer": "x" * 30_000}), message_id=f"old-{n}") for n in range(20)]
         taken = [body for body in old if (await ws.post(body)).status_code == 200]
         assert 2 < len(taken) < len(old)
