@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from workspace_adapter.sidecar.journal import Journal, NewEvent, Reader, verbs
 from workspace_adapter.sidecar.journal import journal as room
 from workspace_adapter.turns import State
 
+from ...conftest import require
 from .made import ANSWERED, NOW, accept, answered, call, message, running, scalar
 
 NEEDLE = "needle"
@@ -106,6 +109,32 @@ async def test_what_one_life_deleted_the_next_still_knows_to_drive_out(state_dir
     await journal.drive_out()
     await journal.close()
     assert holding(state_dir) == []
+
+
+async def test_without_room_for_temporary_files_the_copy_is_made_beside_the_journal(
+    state_dir: Path, tmp_path: Path
+) -> None:
+    journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
+    for number in range(30):
+        await answered(journal, f"m{number}", answer="x" * 200_000)
+    await journal.close()
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
+    mounted = subprocess.run(mount, stderr=subprocess.DEVNULL, timeout=10, check=False)
+    require(mounted.returncode == 0, "only who may mount has a small file system")
+    files = {path.name for path in state_dir.iterdir()}
+    try:
+        vacuum = subprocess.run(  # SQLite looks once where its temporary files go
+            [sys.executable, "-m", "workspace_adapter", "journal", "vacuum", "--full"],
+            env={"WORKSPACE_STATE_DIR": str(state_dir), "SQLITE_TMPDIR": str(small)},
+            timeout=20,
+            check=False,
+        )
+    finally:
+        subprocess.run(["umount", str(small)], check=True, timeout=10)
+    assert vacuum.returncode == 0
+    assert {path.name for path in state_dir.iterdir()} == files
 
 
 async def test_messages_are_accepted_while_a_file_is_written_anew(journal: Journal, state_dir: Path) -> None:

@@ -7,8 +7,8 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,9 @@ _LOG_PATIENCE = 20.0
 """Seconds for which emptying the log is tried; readers are done in less."""
 
 _LOG_POLL = 0.02
+
+_NO_ROOM_FOR_COPY = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_GETTEMPPATH, sqlite3.SQLITE_FULL})
+"""What a root file system that cannot be written, or a small ``/tmp``, comes to; a disk's says more."""
 
 _KEEP_EVERY = 3600.0
 """Seconds after which the journal's time is written down again."""
@@ -473,7 +476,7 @@ class Journal(Queries):
         That is the only way to be rid of all that was deleted: SQLite leaves copies of
         rows it moved in the unused parts of pages, also where it overwrites deleted ones.
         The copy takes as much room again, in the file system's and in that of temporary
-        files.
+        files; where those have none, beside the journal.
 
         Raises:
             JournalUnavailable: it could not be done; nothing changed.
@@ -484,6 +487,11 @@ class Journal(Queries):
             connection.execute("PRAGMA temp_store=FILE")  # not in memory: the file may be large
             try:
                 connection.execute("VACUUM")
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", None) not in _NO_ROOM_FOR_COPY:
+                    raise
+                with _temporary_files_in(connection, self._path.parent):
+                    connection.execute("VACUUM")
             finally:
                 connection.execute("PRAGMA temp_store=MEMORY")
             return time.monotonic() - began
@@ -552,6 +560,17 @@ class Journal(Queries):
         except JournalError:  # the request may not have been reached
             staged.discard()
             raise
+
+
+@contextmanager
+def _temporary_files_in(connection: sqlite3.Connection, directory: Path) -> Iterator[None]:
+    """Have SQLite put its temporary files there; ours are the only ones it writes."""
+    quoted = str(directory).replace("'", "''")
+    connection.execute(f"PRAGMA temp_store_directory = '{quoted}'")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA temp_store_directory = ''")
 
 
 def _encoded(events: Sequence[NewEvent]) -> verbs.EncodedEvents:
