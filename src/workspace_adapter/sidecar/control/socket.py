@@ -115,10 +115,10 @@ async def ask(state_dir: Path, verb: str, *, patience: float, **arguments: Any) 
     except OSError as error:
         raise NoSidecar(f"no sidecar runs on {state_dir}: {error.strerror}") from None
     async with stream:
-        await stream.send(request)
         received = BufferedByteReceiveStream(stream)
         try:
             with anyio.fail_after(patience):
+                await stream.send(request)
                 answer = json.loads(await received.receive_until(b"\n", 64 << 20))
         except TimeoutError:
             raise WorkspaceAdapterError(
