@@ -92,9 +92,9 @@ class Uploads:
                     self._find(part)
 
     def _materialise(self, parts: Sequence[SentPart], session_id: str) -> tuple[Part, ...]:
-        return tuple(self._part(part, self._brought(session_id)) for part in parts)
+        return tuple(self._part(part, session_id) for part in parts)
 
-    def _part(self, part: SentPart, brought: Path) -> Part:
+    def _part(self, part: SentPart, session_id: str) -> Part:
         match part:
             case SentText(text=text):
                 return TextPart(text=text)
@@ -103,7 +103,7 @@ class Uploads:
             case SentFile(name=name, mime_type=mime_type):
                 return FilePart(path=self._find(part), name=name, mime_type=mime_type)
             case SentBytes(name=name, mime_type=mime_type):
-                return FilePart(path=self._keep(part, brought), name=name, mime_type=mime_type)
+                return FilePart(path=self._keep(part, session_id), name=name, mime_type=mime_type)
 
     # --- files that are named -------------------------------------------------------
 
@@ -149,9 +149,9 @@ class Uploads:
         """Return where the files that a session's messages brought lie; no other session's lie there."""
         return self._uploads / hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
-    def _keep(self, file: SentBytes, brought: Path) -> Path:
+    def _keep(self, file: SentBytes, session_id: str) -> Path:
         content = file.decode()
-        directory = brought / hashlib.sha256(content).hexdigest()
+        directory = self._brought(session_id) / hashlib.sha256(content).hexdigest()
         path = directory / safe_name(file.name)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
