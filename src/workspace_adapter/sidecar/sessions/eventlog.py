@@ -44,6 +44,7 @@ class EventLog:
         self._buffered = 0
         self._something = anyio.Event()
         self._something.set()
+        self._ended = anyio.Event()
         self._tools: dict[str, str] = {}
         self._answer: list[str] = []
         self._writing = anyio.Lock()
@@ -101,10 +102,10 @@ class EventLog:
                     lambda: self._journal.append(self._turn_id, self._attempt, events, now=self._clock())
                 )
 
-    async def settle(self) -> None:
-        """Return once no write is under way."""
-        async with self._writing:
-            return
+    def end(self) -> None:
+        """Let :meth:`write` return, once nothing of it is under way."""
+        self._ended.set()
+        self._something.set()
 
     def take(self) -> list[NewEvent]:
         """Hand over what waits, to be written with the turn's end."""
@@ -113,11 +114,14 @@ class EventLog:
         return events
 
     async def write(self) -> None:
-        """Go on writing, at most one entry of text every ``COALESCE`` seconds."""
+        """Go on writing until :meth:`end`, at most one entry of text every ``COALESCE`` seconds."""
         while True:
             await self._something.wait()
+            if self._ended.is_set():
+                return
             await self.flush()
-            await anyio.sleep(COALESCE)
+            with anyio.move_on_after(COALESCE):
+                await self._ended.wait()
 
     def _add(self, kind: str, body: dict[str, object]) -> None:
         self._buffer.append(NewEvent(kind=kind, body=body))

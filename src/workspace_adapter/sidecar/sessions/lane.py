@@ -190,8 +190,7 @@ class Lane:
                 writing.start_soon(log.write)
                 end = await self._iterate(self._session, request, log)
                 self._attempt.deadline = math.inf
-                await log.settle()
-                writing.cancel_scope.cancel()
+                log.end()
         finally:
             self._attempt = None
         if end is None or (self._idled and end.to is not State.ANSWERED):
