@@ -187,7 +187,6 @@ async def test_everyone_who_listens_hears_of_a_change_after_its_commit_and_befor
         "turn-m1 accepted 0",
         "accepted",
         "refused",
-        "turn-m1 running 0",
         "turn-m1 running 2",
         "logged",
         "turn-m1 answered 3",

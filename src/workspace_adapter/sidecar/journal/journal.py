@@ -115,8 +115,9 @@ class Journal(Queries):
             machine: its uptime is what ages are counted on; without one the wall clock
                 is followed wherever it goes.
             believed: see :class:`Timeline`.
-            on_change: called on the event loop with each turn whose state or log changed,
-                after the commit and before the verb returns.
+            on_change: called on the event loop with each turn of which there is more to
+                tell, after the commit and before the verb returns. A start alone is no
+                news: the first entry of its log says so.
             on_health: called on the event loop when writes begin to fail, and when they
                 work again.
             patience: seconds to wait for a predecessor that is leaving.

@@ -333,7 +333,8 @@ def _move(tx: Transaction, turn: Turn, to: State, *, answer_file: str | None = N
             moved.seq,
         ),
     )
-    tx.changed.append(turn.id)
+    if to is not State.RUNNING:  # its log will say so
+        tx.changed.append(turn.id)
     return moved
 
 

@@ -42,7 +42,7 @@ class Transaction:
     boot_id: str
     blobs: Blobs
     changed: list[str] = field(default_factory=list)
-    """Turns whose state or log changed."""
+    """Turns of which there is more to tell: what was logged, or a state other than ``running``."""
     loosened: set[str] = field(default_factory=set)
     """Digests of files that a row named, or was about to."""
     rows: int = 0
