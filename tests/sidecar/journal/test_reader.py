@@ -54,7 +54,7 @@ async def test_a_reader_changes_nothing(state_dir: Path, tmp_path: Path) -> None
 
 
 def test_without_a_journal_the_operator_is_told_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match=rf"no journal in {tmp_path} \(WORKSPACE_STATE_DIR\)"):
+    with pytest.raises(JournalError, match=rf"no journal in {tmp_path}: set WORKSPACE_STATE_DIR"):
         Reader.open(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

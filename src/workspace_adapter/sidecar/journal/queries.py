@@ -347,7 +347,10 @@ class Reader(Queries):
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            raise JournalError(f"there is no journal in {state_dir} (WORKSPACE_STATE_DIR)") from None
+            raise JournalError(
+                f"there is no journal in {state_dir}: set WORKSPACE_STATE_DIR to the directory the sidecar"
+                " runs on"
+            ) from None
         except OSError as error:
             raise JournalUnavailable(f"cannot read {path}: {error.strerror}") from error
         try:
