@@ -11,6 +11,7 @@ from workspace_adapter.errors import AdapterError, RuntimeUnusable, TurnFailed
 from workspace_adapter.events import Activity
 from workspace_adapter.runtimes.claude import ClaudeSettings
 
+from ..walks.workspace import answer_of, workspace
 from .claude_stand import Run, Stand, bash, follow, script, stand, turn
 
 __all__ = ["stand"]
@@ -137,3 +138,10 @@ async def test_a_directory_that_cannot_hold_conversations_is_refused(stand: Stan
     with pytest.raises(RuntimeUnusable, match="CLAUDE_CONFIG_DIR"):
         async with stand.session():
             pass
+
+
+async def test_a_workspace_without_the_sdk_starts_and_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "claude_agent_sdk.py").write_text("raise ImportError('nothing is here')\n")
+    async with workspace(tmp_path, "claude") as ws:
+        answer = await ws.send("hello")
+    assert "nothing is here: install workspace-adapter[claude]" in answer_of(answer.json())

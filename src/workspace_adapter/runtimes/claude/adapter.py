@@ -9,7 +9,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -19,6 +19,7 @@ import anyio.to_thread
 from ...adapter import (
     AtClosedGate,
     Capabilities,
+    Children,
     ForgottenSession,
     InterruptedTurn,
     RuntimeAdapter,
@@ -102,6 +103,13 @@ class ClaudeAdapter(RuntimeAdapter):
         if done.returncode != 0:
             raise failures.of_start(f"{cli}: {done.stderr.decode(errors='replace')}")
         return done.stdout.decode(errors="replace").strip()
+
+    @asynccontextmanager
+    async def running(self, children: Children, state_dir: Path) -> AsyncGenerator[None, None]:
+        """Have the SDK at hand before the first session: a boot has larger imports to come."""
+        with suppress(RuntimeUnusable):  # whoever needs it is told
+            await _load_sdk()
+        yield
 
     @asynccontextmanager
     async def open_session(self, context: SessionContext) -> AsyncGenerator[ClaudeSession, None]:
@@ -269,7 +277,7 @@ async def _load_sdk() -> None:
         RuntimeUnusable: it is not installed.
     """
     try:
-        await anyio.to_thread.run_sync(importlib.import_module, "claude_agent_sdk")
+        await anyio.to_thread.run_sync(importlib.import_module, "claude_agent_sdk", abandon_on_cancel=True)
     except ImportError as error:
         raise failures.not_installed(str(error)) from error
 
