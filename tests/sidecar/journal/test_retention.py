@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workspace_adapter.sidecar.journal import Journal, NewEvent, verbs
+import anyio
+
+from workspace_adapter.sidecar.journal import Journal, NewEvent, checkpoints, verbs
 from workspace_adapter.turns import State
 
-from .made import NOW, RETRYABLE, accept, answered, call, message, running
+from .made import NOW, RETRYABLE, accept, answered, call, message, running, scalar
 
 DAY = 86400.0
 
@@ -97,3 +99,33 @@ async def test_the_file_gives_back_the_room_it_no_longer_needs(journal: Journal,
     assert journal.size_bytes() < small + 100_000
     await journal.close()
     assert (state_dir / "journal.db").stat().st_size < 3_000_000
+
+
+async def test_a_journal_that_has_seen_many_turns_is_no_larger_than_what_it_keeps(
+    journal: Journal, state_dir: Path
+) -> None:
+    kept, sizes = 40, []
+    for n in range(0, 1000, kept // 2):
+        now = NOW + n
+        async with anyio.create_task_group() as callers:
+            for turn in range(n, n + kept // 2):
+                callers.start_soon(_one_life, journal, f"m{turn}", now)
+        await journal.prune(retention=kept, now=now)
+        assert len(journal.turns()) <= 2 * kept
+        sizes.append((scalar(state_dir / "journal.db", "PRAGMA page_count"), _log(state_dir)))
+    settled, later = sizes[4:8], sizes[-4:]
+    assert max(pages for pages, _ in later) <= 1.1 * max(pages for pages, _ in settled)
+    assert max(log for _, log in sizes) < 1.2 * checkpoints.LOG_LIMIT
+
+
+async def _one_life(journal: Journal, name: str, now: float) -> None:
+    """A turn in a session of its own that says something, uses a tool and is collected."""
+    turn = await running(journal, name, session_id=name, message=b"x" * 2000)
+    await journal.permit(turn.id, 1, call(), now=now)
+    await journal.append(turn.id, 1, [NewEvent(kind="text", body={"text": "x" * 200})] * 5, now=now)
+    await journal.finish(turn.id, attempt=1, to=State.ANSWERED, cause="", answer="x" * 2000, now=now)
+    journal.delivered(turn.id, now=now)
+
+
+def _log(state_dir: Path) -> int:
+    return (state_dir / "journal.db-wal").stat().st_size
