@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from workspace_adapter.cli import run
 from workspace_adapter.cli.printing import table
 from workspace_adapter.sidecar.journal import Journal
 
+from ..sidecar.journal.made import answered
 from .workspace import ENDS, Workspace, answer_of, script, workspace
 
 COMMANDS = (
@@ -281,6 +283,29 @@ def test_a_journal_that_cannot_be_used_is_told_by_every_command(
 async def made(state_dir: Path) -> None:
     """Make an empty journal."""
     await (await Journal.open(state_dir, boot_id="boot", now=1.0)).close()
+
+
+def test_a_list_of_turns_with_large_answers_takes_the_memory_of_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = 2_000_000
+
+    async def fill() -> None:
+        journal = await Journal.open(tmp_path, boot_id="boot", now=1.0)
+        for number in range(20):
+            await answered(journal, f"m{number}", answer=f"{number}{'x' * large}")
+        await journal.close()
+
+    anyio.run(fill)
+    for arguments in (("turns", "--json"), ("sessions", "show", "session")):
+        tracemalloc.start()
+        try:
+            assert run(arguments, {"WORKSPACE_STATE_DIR": str(tmp_path)}) == 0
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 8 * large
+        assert capsys.readouterr().out.count("turn-m") == 20
 
 
 @pytest.mark.parametrize("when", ["soon", "12", "-3h", "2026-13-01"])

@@ -26,7 +26,7 @@ from ..turns import ENDED
 from .asking import ask, setting, state_dir
 from .parsing import MOST, add, add_verb, count
 from .printing import print_json, table, time
-from .turns import as_json, table_of
+from .turns import listed, table_of
 
 if TYPE_CHECKING:
     from ..sidecar.journal import SessionSummary
@@ -93,21 +93,20 @@ def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     with Reader.open(state_dir(environ)) as journal, journal.snapshot():
         found = journal.sessions(session_id=options.session)
-        turns = journal.turns(session_id=options.session, limit=options.limit + 1)
+        turns, more = listed(journal, options.limit, session_id=options.session)
     if not found:
         raise unknown(options.session)
-    if len(turns) > options.limit:
-        turns.pop()
+    if more:
         print(
             f"There are more turns: give a larger --limit, or see: workspace-adapter turns list"
-            f" --before {turns[-1].id} --session {shlex.quote(options.session)}",
+            f" --before {turns[-1]['id']} --session {shlex.quote(options.session)}",
             file=sys.stderr,
         )
     uploads = Uploads(workdir=Path(setting(environ, "workdir")), state_dir=state_dir(environ))
     shown = _as_json(found[0], _runtimes(environ))
     shown["uploads"] = [str(path) for path in uploads.of(options.session)]
     if options.json:
-        print_json(shown | {"recent": [as_json(turn) for turn in turns]})
+        print_json(shown | {"recent": turns})
         return 0
     rows = [(name, value) for name, value in shown.items() if isinstance(value, str)]
     rows += [("upload", path) for path in shown["uploads"]]

@@ -1,7 +1,7 @@
 """The commands on turns.
 
 With ``--json``, ``list`` prints a list and ``show`` one object; a turn has the keys of
-``_as_json``, and ``show`` adds ``handle``, ``message``, ``answer`` (their beginnings),
+``as_json``, and ``show`` adds ``handle``, ``message``, ``answer`` (their beginnings),
 ``calls`` and, where asked for, ``events``. ``answer`` prints ``turn``, ``state``,
 ``kind``, ``answer``. ``cancel`` and ``release`` print a list of ``turn`` and ``state``.
 """
@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -21,6 +21,9 @@ from ..turns import Call, State, Turn
 from .asking import ask, state_dir, whole_id
 from .parsing import MOST, add, add_verb, count, moment
 from .printing import excerpt, print_json, show, table, time
+
+if TYPE_CHECKING:
+    from ..sidecar.journal import Reader
 
 
 def declare(commands: Any) -> None:
@@ -58,39 +61,58 @@ def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ..sidecar.journal import Reader
 
     states = [State(state) for state in options.state] if options.state else None
-    with Reader.open(state_dir(environ)) as journal:
+    with Reader.open(state_dir(environ)) as journal, journal.snapshot():
         before = journal.turn(whole_id(journal, options.before)) if options.before else None
-        turns = journal.turns(
+        turns, more = listed(
+            journal,
+            options.limit,
+            before_seq=before.seq if before else None,
             states=states,
             session_id=options.session,
             caller=options.caller,
             since=options.since,
             until=options.until,
-            before_seq=before.seq if before else None,
-            limit=options.limit + 1,
         )
-    if len(turns) > options.limit:
-        turns.pop()
-        print(f"There are more; the next page: --before {turns[-1].id}", file=sys.stderr)
+    if more:
+        print(f"There are more; the next page: --before {turns[-1]['id']}", file=sys.stderr)
     if options.json:
-        print_json([as_json(turn) for turn in turns])
+        print_json(turns)
     else:
         table_of(turns)
     return 0
 
 
-def table_of(turns: Sequence[Turn]) -> None:
+def listed(
+    journal: Reader, limit: int, *, before_seq: int | None = None, **conditions: Any
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return turns as ``--json`` prints them, and whether there are more.
+
+    They are read one by one, since each comes with its answer, and those may be large.
+    """
+    found: list[dict[str, Any]] = []
+    while turns := journal.turns(limit=1, before_seq=before_seq, **conditions):
+        if len(found) == limit:
+            return found, True
+        found.append(as_json(turns[0]))
+        before_seq = turns[0].seq
+    return found, False
+
+
+def table_of(turns: Sequence[Mapping[str, Any]]) -> None:
     """Print turns as a table."""
     rows = [("TURN", "STATE", "ATTEMPTS", "ACCEPTED", "SESSION", "CAUSE")]
     rows += [
-        (t.id, str(t.state), str(t.attempt), time(t.accepted_at), t.session_id, excerpt(_why(t), 60))
-        for t in turns
+        (
+            turn["id"],
+            turn["state"],
+            str(turn["attempts"]),
+            turn["accepted_at"],
+            turn["context_id"],
+            excerpt(turn["reason"] or turn["cause"] or "", 60),
+        )
+        for turn in turns
     ]
     table(rows)
-
-
-def _why(turn: Turn) -> str:
-    return (turn.outcome and turn.outcome.reason) or turn.cause or ""
 
 
 def _show(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
