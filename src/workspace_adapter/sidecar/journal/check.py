@@ -24,7 +24,7 @@ _ON_ITS_WAY = 60.0
 _MOST = 100
 """Problems of one kind that are told one by one."""
 
-RESTART = "start the sidecar: it saves what can be read and moves the damaged file aside"
+RESTART = "restart the sidecar: its start saves what can be read and moves the damaged file aside"
 _TELL = "it does no harm; tell the authors, with the output of this command"
 _GONE = "restore it from a backup; else send the message again, or forget its session"
 
