@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -14,7 +17,7 @@ import pytest
 
 from ..conftest import require
 from . import disk
-from .workspace import Workspace, answer_of, script, workspace
+from .workspace import DEADLINE, Workspace, answer_of, script, workspace
 
 WAITS = {"tool": "sh", "input": "touch begun; while [ ! -e go ]; do sleep 0.02; done; touch ended"}
 LARGE = "x" * 300_000
@@ -110,19 +113,21 @@ async def test_a_disk_that_turns_read_only_is_named_and_after_its_repair_all_is_
             ws.kill_everything()
 
 
-@pytest.mark.parametrize(("call", "which"), [("pwrite64", "60..66"), ("fdatasync", "25..30")])
-async def test_input_and_output_errors_cost_time_and_nothing_else(
-    tmp_path: Path, call: str, which: str
-) -> None:
+def failing(ws: Workspace, call: str, which: str, file: str) -> Path:
+    """Have the sidecar's next lives get EIO from some of the calls on a file; return where that is told."""
     require(shutil.which("strace") is not None, "strace is not installed")
-    trace = tmp_path / "trace"
+    trace = ws.root / "trace"
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", str(trace), "-P", str(ws.state_dir / file)]
+    ws.program = [*strace, "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={which}", *ws.program]
+    ws.state_dir.mkdir(exist_ok=True)
+    return trace
+
+
+@pytest.mark.parametrize(("call", "which"), [("pwrite64", "60..66"), ("fdatasync", "25..30")])
+async def test_errors_of_writing_cost_time_and_nothing_else(tmp_path: Path, call: str, which: str) -> None:
     async with workspace(tmp_path, start=False, WORKSPACE_LOG_LEVEL="warning") as ws:
         plain = ws.program
-        ws.state_dir.mkdir()
-        log = ws.state_dir / "journal.db-wal"
-        inject = f"inject={call}:error=EIO:when={which}"
-        strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", str(trace), "-P", str(log)]
-        ws.program = [*strace, "-e", f"trace={call}", "-e", inject, *plain]
+        trace = failing(ws, call, which, "journal.db-wal")
         await ws.start()
         bodies = {
             str(n): ws.envelope(
@@ -144,6 +149,26 @@ async def test_input_and_output_errors_cost_time_and_nothing_else(
         assert {turn["charges"] for turn in ws.turns()} == {1}, "our disk is no strike against the turn"
 
 
+async def test_an_error_of_reading_is_taken_for_damage_and_costs_one_life(tmp_path: Path) -> None:
+    async with workspace(tmp_path, start=False, WORKSPACE_LOG_LEVEL="warning") as ws:
+        plain = ws.program
+        failing(ws, "pread64", "40..50", "journal.db-wal")
+        await ws.start()
+        answered: list[dict[str, Any]] = []
+        with anyio.fail_after(DEADLINE), suppress(httpx.TransportError):
+            while True:
+                body = ws.envelope(script({"answer": str(len(answered))}), context_id="c")
+                if (await ws.post(body)).status_code == 200:
+                    answered.append(body)
+        assert await ws.exited() == 1
+        ws.program = plain
+        await ws.start()
+        for n, body in enumerate(answered):
+            assert answer_of((await ws.post(body)).json()) == str(n)
+        salvaged = json.loads(ws.command("status", "--json").stdout)["journal_salvaged"]
+        assert not any(salvaged["lost"].values())
+
+
 async def test_a_journal_moved_away_in_life_is_missed_and_goes_on_when_it_is_put_back(tmp_path: Path) -> None:
     async with workspace(tmp_path) as ws:
         before = ws.envelope(script({"answer": "before"}))
@@ -159,11 +184,10 @@ async def test_a_journal_moved_away_in_life_is_missed_and_goes_on_when_it_is_put
         assert answer_of((await ws.post(before)).json()) == "before"
 
 
-@pytest.mark.parametrize("file", ["journal.db", "journal.db-wal"])
-async def test_a_file_emptied_in_life_ends_the_life_and_the_next_one_works(tmp_path: Path, file: str) -> None:
+async def test_a_log_that_was_cut_in_life_ends_the_life_and_the_next_one_works(tmp_path: Path) -> None:
     async with workspace(tmp_path) as ws:
         await ws.send(script({"answer": "before"}))
-        os.truncate(ws.state_dir / file, 0)
+        os.truncate(ws.state_dir / "journal.db-wal", 0)
         assert "the next start of the sidecar saves what can be read" in await refused(ws)
         assert await ws.exited() == 1
         await ws.start()
