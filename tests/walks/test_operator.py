@@ -37,9 +37,11 @@ COMMANDS = (
     ("turns", "release", "x"),
     ("sessions", "list"),
     ("sessions", "show", "x"),
+    ("sessions", "forget", "x"),
     ("journal", "size"),
     ("journal", "export", "x"),
     ("journal", "check"),
+    ("journal", "vacuum"),
 )
 
 
@@ -101,6 +103,7 @@ async def test_a_user_who_may_not_read_the_state_is_told_so(
     )
     assert said.returncode == 1
     assert str(state) in said.stderr
+    assert "this command as" in said.stderr
     assert "Traceback" not in said.stderr
     assert "no sidecar runs" not in said.stderr
 

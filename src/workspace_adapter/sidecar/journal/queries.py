@@ -126,14 +126,17 @@ def used_bytes(connection: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
+_OTHER_USER = ". Run this command as the user the sidecar runs as"
+
+
 def _unreadable(suspicion: Suspicion, error: Exception) -> JournalError:
     if shows_damage(error):
         return suspicion.confirm(error)
     todo = ""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN:
         todo = (
-            ". Run this command as the user the sidecar runs as; of what can only be read, such as a backup"
-            " mounted read-only, make a copy and name that in WORKSPACE_STATE_DIR"
+            f"{_OTHER_USER}; of what can only be read, such as a backup mounted read-only, make a copy and"
+            " name that in WORKSPACE_STATE_DIR"
         )
     return JournalUnavailable(f"cannot read {suspicion.path}: {error}{todo}")
 
@@ -352,7 +355,8 @@ class Reader(Queries):
                 " runs on"
             ) from None
         except OSError as error:
-            raise JournalUnavailable(f"cannot read {path}: {error.strerror}") from error
+            todo = _OTHER_USER if isinstance(error, PermissionError) else ""
+            raise JournalUnavailable(f"cannot read {path}: {error.strerror}{todo}") from error
         try:
             reading = schema.connect(path, read_only=True)
             try:
