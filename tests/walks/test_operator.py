@@ -288,6 +288,13 @@ async def made(state_dir: Path) -> None:
     await (await Journal.open(state_dir, boot_id="boot", now=1.0)).close()
 
 
+def test_commands_given_at_once_wait_for_one_another(tmp_path: Path) -> None:
+    anyio.run(made, tmp_path)
+    vacuum = [sys.executable, "-m", "workspace_adapter", "journal", "vacuum", "--full"]
+    commands = [subprocess.Popen(vacuum, env={"WORKSPACE_STATE_DIR": str(tmp_path)}) for _ in range(4)]
+    assert [command.wait(20) for command in commands] == [0, 0, 0, 0]
+
+
 def test_a_list_of_turns_with_large_answers_takes_the_memory_of_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,18 +19,21 @@ from ..door.parts import Uploads
 from ..forgetting import CAUSE, STILL_THERE, Forgetting
 from ..journal import Journal, Reader, this_machine
 
+_PATIENCE = 5.0
+"""Seconds a command waits for another one to be done with the journal."""
+
 
 @asynccontextmanager
 async def _owned(state_dir: Path) -> AsyncIterator[Journal]:
     """Own the journal meanwhile.
 
     Raises:
-        StateDirError: a sidecar owns it after all.
+        StateDirError: a sidecar owns it after all, or another command for long.
         JournalError: there is none, or it cannot be read.
     """
     Reader.open(state_dir).close()  # opening it to write would make one where there is none
     journal = await Journal.open(
-        state_dir, boot_id=secrets.token_hex(8), now=time.time(), machine=this_machine, patience=0.0
+        state_dir, boot_id=secrets.token_hex(8), now=time.time(), machine=this_machine, patience=_PATIENCE
     )
     try:
         yield journal
