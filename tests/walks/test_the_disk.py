@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -72,6 +73,25 @@ async def test_a_full_disk_takes_nothing_more_and_goes_on_when_it_is_freed(tmp_p
             for body, answer in ((before, "before"), (at_work, "both")):
                 assert answer_of(await ws.ask_until_answered(body)) == answer
             assert ws.lines() == ["second"]
+
+
+async def test_a_file_there_is_no_room_for_fails_its_turn_alone_until_there_is(tmp_path: Path) -> None:
+    state, runtime = tmp_path / "state", tmp_path / "state" / "scripted-ends"
+    with disk.small(state), disk.small(runtime):
+        async with workspace(tmp_path) as ws:
+            content = base64.b64encode(os.urandom(250_000)).decode()
+            body = ws.envelope(script({"answer": "read"}))
+            file = {"kind": "file", "file": {"bytes": content, "name": "large", "mimeType": "x/y"}}
+            body["params"]["message"]["parts"].append(file)
+            ballast = state / "ballast"
+            ballast.write_bytes(b"x" * 350_000)
+            told = (await ws.post(body)).json()["result"]
+            assert told["metadata"]["state"] == "failed"
+            assert told["metadata"]["retryable"] is True
+            assert told["parts"][0]["text"].endswith("cannot be put on disk: No space left on device")
+            assert answer_of((await ws.send(script({"answer": "small"}))).json()) == "small"
+            ballast.unlink()
+            assert answer_of((await ws.post(body)).json()) == "read"
 
 
 async def test_a_first_start_on_a_full_disk_waits_for_room(tmp_path: Path) -> None:

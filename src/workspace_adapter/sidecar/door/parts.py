@@ -184,11 +184,14 @@ def safe_name(name: str) -> str:
 def _write(path: Path, content: bytes) -> None:
     """Put a whole file in place, on disk before it has its name."""
     partial = path.with_name(f".{os.getpid()}-{time.monotonic_ns()}")
-    with partial.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)  # what did not fit must not keep the room there was
     for directory in (path.parents[0], path.parents[1], path.parents[2], path.parents[3]):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
