@@ -189,6 +189,30 @@ async def test_an_error_of_reading_is_taken_for_damage_and_costs_one_life(tmp_pa
         assert not any(salvaged["lost"].values())
 
 
+async def test_a_message_that_cannot_be_read_back_fails_alone(tmp_path: Path) -> None:
+    async with workspace(tmp_path) as ws:
+        bodies = [ws.envelope(text) for text in (script(WAITS, {"answer": "first"}), LARGE, "last")]
+
+        async def lose(body: dict[str, Any]) -> None:
+            with pytest.raises(httpx.TransportError):
+                await ws.post(body)
+
+        async with anyio.create_task_group() as callers:
+            callers.start_soon(lose, bodies[0])
+            await ws.until((ws.workdir / "begun").exists, "the tool")
+            for body in bodies[1:]:
+                callers.start_soon(lose, body)
+            await ws.until(lambda: len(ws.turns()) == len(bodies), "all messages on disk")
+            ws.kill_everything()
+        (ws.workdir / "go").touch()
+        (blob,) = (ws.state_dir / "blobs").iterdir()
+        failing(ws, "read", "1+", f"blobs/{blob.name}")
+        await ws.start()
+        answers = [answer_of(await ws.ask_until_answered(body)) for body in bodies]
+        lost = "Agent error: its message was lost with a damaged journal: send a new one"
+        assert answers == ["first", lost, "last"]
+
+
 async def test_a_journal_moved_away_in_life_is_missed_and_goes_on_when_it_is_put_back(tmp_path: Path) -> None:
     async with workspace(tmp_path) as ws:
         before = ws.envelope(script({"answer": "before"}))

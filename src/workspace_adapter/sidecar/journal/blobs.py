@@ -8,6 +8,7 @@ while one of them needs it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import secrets
 import sqlite3
@@ -67,11 +68,15 @@ class Blobs:
         return Staged(self._directory, data)
 
     def read(self, digest: str) -> bytes | None:
-        """Return a body, or ``None`` when its file is gone or holds something else."""
+        """Return a body, or ``None`` when its file is gone, damaged or holds something else."""
         try:
             data = (self._directory / digest).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return None  # one bad sector must not end every life that comes upon it
         return data if hashlib.sha256(data).hexdigest() == digest else None
 
     # --- only the writer thread, or nobody else yet ---------------------------------
