@@ -303,7 +303,7 @@ class RuntimeAdapter:
     async def check(self) -> str:
         """Say whether the runtime can be started, and return its version.
 
-        Called once at start-up and by the operator's ``doctor``; never on a turn's path.
+        Called at a start-up that resumes nothing; never on a turn's path.
 
         Raises:
             RuntimeUnusable: saying what to install or to set.
