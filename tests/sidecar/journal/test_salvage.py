@@ -165,6 +165,23 @@ async def test_a_damaged_page_costs_no_more_than_what_stood_on_it(state_dir: Pat
     assert sorted(missed)[-2] < 40
 
 
+@pytest.mark.parametrize("removable", [True, False])
+async def test_a_note_of_damage_that_cannot_be_read_means_damage_all_the_same(
+    state_dir: Path, removable: bool
+) -> None:
+    turns = await filled(state_dir)
+    note = state_dir / "journal.db.suspect"
+    if removable:
+        note.symlink_to(note.name)  # as another user's: its name is ours to remove, its content not to read
+    else:
+        note.mkdir()
+    for life in (2, 3):
+        journal = await Journal.open(state_dir, boot_id=f"boot-{life}", now=NOW + life)
+        assert (journal.salvaged is not None) is (life == 2 or not removable)
+        assert journal.turns(limit=1000) == turns
+        await journal.close()
+
+
 async def _use(journal: Journal) -> None:
     """Read and write whatever a workspace does."""
     for turn in journal.turns(limit=1000):

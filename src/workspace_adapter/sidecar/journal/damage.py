@@ -80,3 +80,14 @@ def told(path: Path) -> str | None:
         return note_beside(path).read_text(errors="replace") or "an earlier life found it damaged"
     except FileNotFoundError:
         return None
+    except OSError as error:  # whoever wrote it was another user
+        return f"an earlier life found it damaged, and how cannot be read: {error.strerror}"
+
+
+def mended(path: Path) -> None:
+    """Take back what was told of the damage."""
+    note = note_beside(path)
+    try:
+        note.unlink(missing_ok=True)
+    except OSError as error:
+        logger.error("every start salvages the journal anew until you remove %s: %s", note, error.strerror)

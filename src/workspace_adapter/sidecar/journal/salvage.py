@@ -21,7 +21,7 @@ from typing import Any
 
 from ...errors import JournalTooNew
 from . import schema
-from .damage import Unreadable, note_beside, shows_damage
+from .damage import Unreadable, mended, shows_damage
 from .queries import SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, outcome_of, turn_of
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def salvage(path: Path, *, why: str, now: float) -> dict[str, Any]:
         target.execute("COMMIT")
     moved_to = _move_aside(path, now)
     schema.install(copy, path)
-    note_beside(path).unlink(missing_ok=True)
+    mended(path)
     logger.error(
         "%s is damaged (%s): moved to %s, %d rows copied, %d lost",
         path,
