@@ -169,18 +169,24 @@ async def test_errors_of_writing_cost_time_and_nothing_else(tmp_path: Path, call
         assert {turn["charges"] for turn in ws.turns()} == {1}, "our disk is no strike against the turn"
 
 
+async def answered_until_it_ends(ws: Workspace) -> list[dict[str, Any]]:
+    """Send messages until the sidecar has ended by itself; return those that got their number as answer."""
+    answered: list[dict[str, Any]] = []
+    with anyio.fail_after(DEADLINE), suppress(httpx.TransportError):
+        while True:
+            body = ws.envelope(script({"answer": str(len(answered))}), context_id="c")
+            if (await ws.post(body)).status_code == 200:
+                answered.append(body)
+    assert await ws.exited() == 1
+    return answered
+
+
 async def test_an_error_of_reading_is_taken_for_damage_and_costs_one_life(tmp_path: Path) -> None:
     async with workspace(tmp_path, start=False, WORKSPACE_LOG_LEVEL="warning") as ws:
         plain = ws.program
         failing(ws, "pread64", "40..50", "journal.db-wal")
         await ws.start()
-        answered: list[dict[str, Any]] = []
-        with anyio.fail_after(DEADLINE), suppress(httpx.TransportError):
-            while True:
-                body = ws.envelope(script({"answer": str(len(answered))}), context_id="c")
-                if (await ws.post(body)).status_code == 200:
-                    answered.append(body)
-        assert await ws.exited() == 1
+        answered = await answered_until_it_ends(ws)
         ws.program = plain
         await ws.start()
         for n, body in enumerate(answered):
@@ -232,8 +238,8 @@ async def test_a_log_that_was_cut_in_life_ends_the_life_and_the_next_one_works(t
     async with workspace(tmp_path) as ws:
         await ws.send(script({"answer": "before"}))
         os.truncate(ws.state_dir / "journal.db-wal", 0)
-        assert "the next start of the sidecar saves what can be read" in await refused(ws)
-        assert await ws.exited() == 1
+        await answered_until_it_ends(ws)
+        assert "the next start of the sidecar saves what can be read" in ws.logged()
         await ws.start()
         assert answer_of((await ws.send(script({"answer": "after"}))).json()) == "after"
         assert list(ws.state_dir.glob("journal.db.damaged-*"))
