@@ -1,11 +1,11 @@
 """From the start of the process to the first answer, beside a plain server that has nothing to remember.
 
-Ours boots on a journal of 1,000 sessions with 100 turns that a SIGKILL cut; it finds the cut ones, resumes
-them, and only then lets the new message in. The peer boots with nothing. Both are asked by a caller who
-tries again each millisecond, and a process counts from its ``fork``. Places are 101, so that the new
-message does not wait for the agent's work on the 100, which is no part of a boot; the resumed turns still
-take the same processor. With one place, the default, it waits for all of them: shown without a limit,
-as is the boot of an empty journal.
+Ours boots on a journal of 1,000 sessions with 100 turns that a SIGKILL cut; it finds the cut ones, has the
+runtime at work on them again, and lets the new message in. The peer boots with nothing. Both are asked by a
+caller who tries again each millisecond, and a process counts from its ``fork``. Places are 101, so that the
+new message does not wait for the agent's work on the 100, which does not end, like that of one who waits for
+its model. With one place, the default, and with echo for a runtime, it waits until all of them are answered:
+shown without a limit, as is the boot of an empty journal.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from benchmarks.endless import ENDLESS
 from benchmarks.frame import Bench, Figure, at_most
 from benchmarks.starting import (
     PATIENCE,
@@ -36,6 +37,7 @@ from workspace_adapter.sidecar.journal import Reader
 from workspace_adapter.turns import State
 
 SESSIONS, CUT = 1000, 100
+AT_WORK = "benchmarks.endless:EndlessAdapter"
 AT_ONCE = {"WORKSPACE_MAX_CONCURRENT_TURNS": str(CUT + 1), "WORKSPACE_SESSIONS_OPEN": str(CUT + 1)}
 ONE = {"WORKSPACE_INBOX_LIMIT": str(2 * CUT)}
 
@@ -50,9 +52,9 @@ async def measure(bench: Bench) -> list[Figure]:
     live = bench.scratch / "live"
     sides: dict[str, Callable[[], Awaitable[float]]] = {
         "plain": partial(anyio.to_thread.run_sync, theirs),
-        "empty": partial(anyio.to_thread.run_sync, ours, empty, live, AT_ONCE),
-        "at once": partial(anyio.to_thread.run_sync, ours, journals["at once"], live, AT_ONCE),
-        "one": partial(anyio.to_thread.run_sync, ours, journals["one"], live, ONE),
+        "empty": partial(anyio.to_thread.run_sync, ours, empty, live, AT_WORK, AT_ONCE),
+        "at once": partial(anyio.to_thread.run_sync, ours, journals["at once"], live, AT_WORK, AT_ONCE),
+        "one": partial(anyio.to_thread.run_sync, ours, journals["one"], live, "echo", ONE),
     }
     took = await bench.interleave(sides, rounds=15)
     against = "a plain a2a-sdk server"
@@ -91,10 +93,10 @@ def theirs() -> float:
         return 1e3 * (time.perf_counter() - began)
 
 
-def ours(root: Path, live: Path, places: dict[str, str]) -> float:
+def ours(root: Path, live: Path, adapter: str, places: dict[str, str]) -> float:
     """Start a sidecar on a copy of a journal; return the ms to its first answer."""
     port = free_port()
-    environ = settings(port, copied(root, live), "echo", **places)
+    environ = settings(port, copied(root, live), adapter, **places)
     began = time.perf_counter()
     with running(sidecar(), environ=environ):
         until_answered(port, message("hello"))
@@ -109,13 +111,13 @@ def prepare(root: Path, places: dict[str, str]) -> None:
         for number in range(SESSIONS):
             if asked(port, message("hello", context=f"c{number}")) != 200:
                 raise RuntimeError("a message was not answered")
-    with running(sidecar(), environ=settings(port, root, "benchmarks.endless:EndlessAdapter", **places)):
+    with running(sidecar(), environ=settings(port, root, AT_WORK, **places)):
         waiting = []
         for number in range(CUT):
             caller = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
             _connect(caller)
             caller.request(
-                "POST", "/", message("go on", context=f"c{number}"), {"content-type": "application/json"}
+                "POST", "/", message(ENDLESS, context=f"c{number}"), {"content-type": "application/json"}
             )
             waiting.append(caller)
         give_up = time.monotonic() + PATIENCE
