@@ -59,11 +59,18 @@ class Housekeeping:
                         reopened()
                 elif anyio.current_time() - pruned > _PRUNE_EVERY:
                     pruned = anyio.current_time()
-                    await journal.prune(retention=self._retention, now=journal.clock())
-                    if journal.has_traces:  # a life before this one did not come to it
-                        await journal.drive_out()
-                    await uploads.prune(before=journal.time() - 2 * self._retention)
+                    await self._prune(journal, uploads)
             except JournalUnavailable:
                 continue
-            except OSError as error:
-                logger.warning("old uploads could not be removed: %s", error)
+
+    async def _prune(self, journal: Journal, uploads: Uploads) -> None:
+        await journal.prune(retention=self._retention, now=journal.clock())
+        try:
+            await uploads.prune(before=journal.time() - 2 * self._retention)
+        except OSError as error:
+            logger.warning("old uploads could not be removed: %s", error)
+        if journal.has_traces:  # a life before this one did not come to it
+            try:
+                await journal.drive_out()
+            except JournalUnavailable as error:
+                logger.warning("what was forgotten still stands in unused parts of the journal: %s", error)

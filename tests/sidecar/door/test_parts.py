@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from base64 import b64encode
 from pathlib import Path
@@ -185,6 +186,20 @@ async def test_what_was_not_used_for_long_is_deleted(uploads: Uploads) -> None:
     assert not old.path.parent.exists()
     assert new.path.exists()
     assert used.path.exists()
+
+
+async def test_what_cannot_be_deleted_keeps_nothing_else(uploads: Uploads) -> None:
+    for number in range(4):
+        await uploads.materialise(inline(b"old"), session_id=f"s{number}")
+    directories = [path.parent for number in range(4) for path in uploads.of(f"s{number}")]
+    first = next(directories[0].parents[1].glob("*/*"))
+    shutil.rmtree(first)
+    first.touch()  # no directory: it cannot be deleted as one
+    for directory in directories:
+        os.utime(directory, (0, 0))
+    with pytest.raises(NotADirectoryError):
+        await uploads.prune(before=1)
+    assert [directory for directory in directories if directory.exists()] == [first]
 
 
 async def test_of_one_session_all_files_are_forgotten_and_of_the_others_none(uploads: Uploads) -> None:

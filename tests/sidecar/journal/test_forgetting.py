@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from workspace_adapter.errors import JournalTaken, JournalUnavailable
@@ -162,6 +163,24 @@ async def test_who_reads_all_the_while_is_named_as_what_keeps_the_log(
             assert journal.has_traces
         await journal.drive_out()
     assert not journal.has_traces
+    assert holding(state_dir) == []
+
+
+async def test_what_is_forgotten_while_a_file_is_written_anew_is_not_taken_for_driven_out(
+    journal: Journal, state_dir: Path
+) -> None:
+    await talk(journal, 10)
+    await journal.forget("hay", through=1 << 60)
+    with Reader.open(state_dir) as reader:
+        async with anyio.create_task_group() as tasks:
+            with reader.snapshot():
+                assert reader.turns()
+                tasks.start_soon(journal.drive_out)
+                await anyio.lowlevel.checkpoint()
+                await journal._writer.between(lambda connection: None)  # behind the first step of it
+                await journal.forget(NEEDLE, through=1 << 60)
+    assert journal.has_traces
+    await journal.drive_out()
     assert holding(state_dir) == []
 
 

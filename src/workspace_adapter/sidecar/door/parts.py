@@ -164,11 +164,21 @@ class Uploads:
         return path
 
     def _prune(self, before: float) -> None:
+        failed: OSError | None = None
         for directory in self._uploads.glob("*/*"):
-            if directory.stat().st_mtime < before:
+            try:
+                if directory.stat().st_mtime >= before:
+                    continue
                 shutil.rmtree(directory)
-                with suppress(OSError):  # the session brought more
-                    directory.parent.rmdir()
+            except FileNotFoundError:
+                continue  # its session was forgotten meanwhile
+            except OSError as error:
+                failed = error
+                continue
+            with suppress(OSError):  # the session brought more
+                directory.parent.rmdir()
+        if failed is not None:
+            raise failed
 
 
 def _touch_disk(parts: Sequence[SentPart]) -> bool:

@@ -469,7 +469,11 @@ class Journal(Queries):
     @property
     def has_traces(self) -> bool:
         """Whether bytes of what was forgotten may still stand in the files."""
-        return bool(self._rows("SELECT 1 FROM meta WHERE key = ?", verbs.TRACES))
+        return self._traces() is not None
+
+    def _traces(self) -> str | None:
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", verbs.TRACES)
+        return rows[0][0] if rows else None
 
     async def drive_out(self) -> float:
         """Write the file anew, without what no row holds; return the seconds every write had to wait.
@@ -497,9 +501,10 @@ class Journal(Queries):
                 connection.execute("PRAGMA temp_store=MEMORY")
             return time.monotonic() - began
 
+        traces = self._traces()  # what is deleted from here on has to wait for the next time
         waited = await self._writer.between(rewrite)
         await self._empty_log()
-        await self._writer.run(verbs.has_no_traces)
+        await self._writer.run(lambda tx: verbs.has_no_traces(tx, traces))
         return waited
 
     def file_bytes(self) -> int:

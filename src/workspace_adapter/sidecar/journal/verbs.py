@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,8 @@ SLICE_PAGES = 200
 """Pages one transaction gives back to the file system at most."""
 
 TRACES = "traces"
-"""The key in ``meta`` that stands while deleted bytes must still be driven out of the file."""
+"""The key in ``meta`` that stands while deleted bytes must still be driven out of the file; each
+deletion gives it another value."""
 
 EncodedEvents = Sequence[tuple[str, str]]
 """Kind and JSON body of each."""
@@ -438,9 +440,9 @@ def note(tx: Transaction, key: str, value: str) -> None:
     tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
 
-def has_no_traces(tx: Transaction) -> None:
-    """What was deleted stands in no file of the journal any more."""
-    tx.execute("DELETE FROM meta WHERE key = ?", (TRACES,))
+def has_no_traces(tx: Transaction, traces: str | None) -> None:
+    """What was deleted when ``TRACES`` had this value stands in no file of the journal any more."""
+    tx.execute("DELETE FROM meta WHERE key = ? AND value = ?", (TRACES, traces))
 
 
 def _runs(tx: Transaction, turn_id: str, attempt: int) -> bool:
@@ -512,7 +514,7 @@ def forget(tx: Transaction, session_id: str, *, through: int) -> tuple[int, bool
     Args:
         through: the ``seq`` of the last of them; later ones stay, and begin a new conversation.
     """
-    note(tx, TRACES, "1")
+    note(tx, TRACES, secrets.token_hex(8))
     due = tx.execute(
         "SELECT seq, id, session_id, answer_file FROM turns"
         " WHERE session_id = ? AND seq <= ? AND ended_at IS NOT NULL ORDER BY seq LIMIT ?",
