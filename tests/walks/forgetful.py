@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import anyio
 
 from workspace_adapter.adapter import ForgottenSession, RuntimeAdapter
@@ -21,6 +24,15 @@ class Refuses(ScriptedEnds):
     async def forget(self, session: ForgottenSession) -> list[str]:
         """Fail."""
         raise RuntimeUnusable("the vault is sealed: unseal it")
+
+
+class Objects(ScriptedEnds):
+    """It names what it erased by objects, which its contract does not have."""
+
+    async def forget(self, session: ForgottenSession) -> list[str]:
+        """Erase."""
+        erased: list[Any] = [Path(name) for name in await super().forget(session)]
+        return erased
 
 
 class Slow(ScriptedEnds):

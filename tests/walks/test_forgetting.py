@@ -173,6 +173,24 @@ async def test_a_runtime_that_cannot_forget_is_told_of_and_one_that_fails_leaves
         assert ws.turns() == []
 
 
+async def test_nothing_that_a_forget_meets_ends_the_workspace(tmp_path: Path) -> None:
+    async with workspace(tmp_path, f"{FORGETFUL}:Objects", PYTHONPATH=HERE) as ws:
+        await ws.post(with_file(ws, "c"))
+        (brought,) = (ws.state_dir / "uploads").iterdir()
+        brought.rename(tmp_path / "elsewhere")
+        brought.symlink_to(tmp_path / "elsewhere")  # as good as another user's: it cannot be removed
+        said = ws.command("sessions", "forget", "c")
+        assert said.returncode == 1
+        assert "session 'c' could not all be removed" in said.stderr
+        assert len(ws.turns()) == 1
+        brought.unlink()
+        (tmp_path / "elsewhere").rename(brought)
+        (gone,) = forget(ws, "c")
+        assert (gone["turns"], gone["uploads"]) == (1, 1)
+        assert holding(ws) == []
+        assert answer_of((await ws.send("on it goes")).json()) == "on it goes"
+
+
 async def test_what_is_said_while_a_session_is_being_forgotten_begins_a_new_one(tmp_path: Path) -> None:
     async with workspace(tmp_path, f"{FORGETFUL}:Slow", PYTHONPATH=HERE) as ws:
         await ws.send(script({"say": NEEDLE}), context_id="c")

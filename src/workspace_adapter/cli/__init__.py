@@ -41,7 +41,7 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
         _print_no_more()
         return 0
     except OSError as error:
-        print(f"{error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        print(f"{error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
         _print_no_more()
         return 1
     except KeyboardInterrupt:

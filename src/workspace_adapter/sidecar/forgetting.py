@@ -79,8 +79,9 @@ class Forgetting:
         something of it.
 
         Raises:
-            WorkspaceAdapterError: there is no trace of such a session; or its runtime
-                could not erase what it keeps: then nothing else was erased.
+            WorkspaceAdapterError: there is no trace of such a session; its runtime could
+                not erase what it keeps, and nothing else was erased; or its uploads could
+                not be removed, and its rows are still there.
         """
         session = self._journal.session(session_id)
         last = self._journal.turns(session_id=session_id, states=ENDED, limit=1)
@@ -89,7 +90,13 @@ class Forgetting:
             session_id=session_id, handle=handle, workdir=self._workdir, state_dir=self._adapter_dir
         )
         runtime, left = await self._ask_runtime(asked) if with_runtime else (None, _kept(asked, "not asked"))
-        uploads = await self._uploads.forget(session_id)
+        try:
+            uploads = await self._uploads.forget(session_id)
+        except OSError as error:
+            raise WorkspaceAdapterError(
+                f"the uploads of session {session_id!r} could not all be removed, and its turns are still"
+                f" there: {error}. Mend that and say it again"
+            ) from error
         if session is None and not last and not runtime and not uploads:
             raise unknown(session_id)
         turns = await self._journal.forget(session_id, through=last[0].seq if last else 0)
@@ -107,7 +114,7 @@ class Forgetting:
             return None, _kept(session, "not able to forget")
         try:
             with anyio.fail_after(_LIMIT), fence("forget"):
-                erased = list(await self._adapter.forget(session))
+                erased = [str(what) for what in await self._adapter.forget(session)]
         except (AdapterError, TimeoutError) as error:
             why = str(error) or f"no answer for {_LIMIT:g} s"
             raise WorkspaceAdapterError(
