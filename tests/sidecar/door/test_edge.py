@@ -547,7 +547,9 @@ class Connection:
         self.leave_after: int | None = None
         self.leave_at: bytes | None = None
         """The caller hangs up while this is on its way."""
-        self._left = anyio.Event()
+        self.full = False
+        """It takes no more before that."""
+        self._waits, self._takes_more, self._left = anyio.Event(), anyio.Event(), anyio.Event()
         self._request = [{"type": "http.request", "body": json.dumps(body()).encode()}]
         self._edge = edge.Edge(
             routes,
@@ -560,7 +562,10 @@ class Connection:
         headers = [(b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
         with anyio.fail_after(DEADLINE):
-            await self._edge(scope, self._receive, self._send)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._lose)
+                await self._edge(scope, self._receive, self._send)
+                tasks.cancel_scope.cancel()
 
     async def _receive(self) -> Message:
         if self._request:
@@ -570,13 +575,23 @@ class Connection:
 
     async def _send(self, message: Message) -> None:
         if self.leave_at is not None and message.get("body") == self.leave_at:
+            if self.full:  # as a server that waits until the connection takes more
+                self._waits.set()
+                await self._takes_more.wait()
+                return
             self._left.set()
-            await anyio.sleep(0)  # as a server that waits until the connection takes more
+            await anyio.sleep(0)
             await anyio.sleep(0)
         self.sent.append(message)
         over = message["type"] == "http.response.body" and not message.get("more_body", False)
         if over or len(self.sent) == self.leave_after:  # a server says the same of both
             self._left.set()
+
+    async def _lose(self) -> None:
+        """Tell in one step both who listens and who sends that the connection is lost."""
+        await self._waits.wait()
+        self._left.set()
+        self._takes_more.set()
 
     @property
     def status(self) -> int:
@@ -629,6 +644,14 @@ async def test_an_answer_counts_as_delivered_after_its_last_byte() -> None:
 async def test_an_answer_does_not_count_whose_caller_left_before_its_last_byte(after: int) -> None:
     connection = Connection(Routes(b"one", b"two", b"three", answered=True, tells="t"))
     connection.leave_after = after
+    await connection.run()
+    assert connection.told == []
+
+
+async def test_an_answer_does_not_count_whose_caller_left_while_its_last_bytes_had_to_wait() -> None:
+    connection = Connection(Routes(b"one", b"two", answered=True, tells="t"))
+    connection.leave_at = b"two"
+    connection.full = True
     await connection.run()
     assert connection.told == []
 

@@ -250,7 +250,7 @@ class _Outbound:
         if not more:
             await anyio.lowlevel.checkpoint()  # goes no further when the caller has left
         await self._send(_numbered(message, self._exchange))
-        self.whole = not more
+        self.whole = not more and not self._exchange.gone.is_set()
         if self.whole and self._exchange.tells is not None:
             self._delivered(self._exchange.tells)
 
