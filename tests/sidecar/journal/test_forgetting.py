@@ -198,6 +198,20 @@ async def test_unused_pages_are_given_back_in_slices(journal: Journal, state_dir
     await accept(journal, message("next"))
 
 
+async def test_a_file_that_gives_no_page_back_is_not_asked_for_ever(state_dir: Path) -> None:
+    await (await Journal.open(state_dir, boot_id="boot-1", now=NOW)).close()
+    with closing(sqlite3.connect(state_dir / "journal.db", isolation_level=None)) as person:
+        person.executescript("PRAGMA auto_vacuum=NONE; VACUUM")  # as who reads a dump into a new file
+    journal = await Journal.open(state_dir, boot_id="boot-2", now=NOW)
+    for number in range(5):
+        await answered(journal, f"m{number}", answer="x" * 250_000)
+    with anyio.fail_after(5):
+        assert await journal.prune(retention=0, now=NOW + 1) == 5
+        await journal.vacuum()
+    assert scalar(state_dir / "journal.db", "PRAGMA freelist_count") > verbs.SLICE_PAGES
+    await journal.close()
+
+
 async def test_who_no_longer_owns_the_journal_writes_nothing_anew(journal: Journal, state_dir: Path) -> None:
     await talk(journal, 4)
     with closing(sqlite3.connect(state_dir / "journal.db", isolation_level=None)) as other:

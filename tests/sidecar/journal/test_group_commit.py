@@ -57,6 +57,19 @@ async def test_all_that_wait_share_one_commit(journal: Journal) -> None:
     ]
 
 
+async def test_an_errand_waits_for_no_more_than_the_commit_under_way(journal: Journal) -> None:
+    done: list[str] = []
+    async with anyio.create_task_group() as callers, busy(journal):
+        for _ in range(2 * MOST):
+            journal._writer.post(lambda tx: done.append("request"))
+        await anyio.wait_all_tasks_blocked()
+        callers.start_soon(journal._writer.between, lambda connection: done.append("errand"))
+        await anyio.wait_all_tasks_blocked()
+    await journal.probe()
+    assert done.index("errand") == 0
+    assert len(done) == 2 * MOST + 1
+
+
 async def test_one_that_is_refused_does_not_roll_back_its_neighbours(journal: Journal) -> None:
     turn = await running(journal, "m0")
     refusals: dict[str, str] = {}

@@ -531,13 +531,13 @@ def forget(tx: Transaction, session_id: str, *, through: int) -> tuple[int, bool
 
 
 def give_back(tx: Transaction) -> int:
-    """Give one slice of unused pages back to the file system; return how many are left."""
+    """Give one slice of unused pages back to the file system; return how many can still be given."""
     (free,) = tx.execute("PRAGMA freelist_count").fetchone()
-    slice = min(free, SLICE_PAGES)
-    for _ in range(slice):
+    for _ in range(min(free, SLICE_PAGES)):
         # One by one: sqlite3 goes no further than one step in a statement without columns.
         tx.execute("PRAGMA incremental_vacuum(1)")
-    return int(free - slice)
+    (left,) = tx.execute("PRAGMA freelist_count").fetchone()
+    return int(left) if left < free else 0  # none, in a file that somebody made without that
 
 
 def _delete(tx: Transaction, due: Sequence[tuple[int, str, str, str | None]]) -> int:

@@ -228,9 +228,11 @@ class Writer:
     def _take(self) -> list[_Waiting] | _Errand:
         """Wait for requests; return those of the next transaction or an errand, none when closing."""
         with self._free:
-            while not self._urgent and not self._others:
-                if self._errands:
+            while not self._urgent:
+                if self._errands:  # first: there may always be others
                     return self._errands.popleft()
+                if self._others:
+                    break
                 if self._closing:
                     return []
                 self._free.wait()
