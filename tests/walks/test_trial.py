@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from workspace_adapter.testing.proc import marked
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +41,8 @@ def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 HOLDS = "workspace_adapter.testing:ScriptedHolds"
 SLEEPS = "sleeper:Sleeper"
+SLEPT = "slept \x1b[2J\x07"
+"""With what a terminal would obey."""
 SLOW_THEN_QUICK = """<<<[{"tool": "sh", "input": "sleep 0.8; echo one >> log"},
 {"tool": "sh", "input": "echo two >> log"}, {"answer": "done"}]>>>"""
 
@@ -115,7 +120,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Tried:
         arguments = ("--adapter", adapter, "--prompt", prompt, "--json", *patience)
         return attempt(directory, *arguments, PYTHONPATH=str(ROOT))
 
-    cases = [(HOLDS, SLOW_THEN_QUICK), (SLEEPS, "slept"), *((case[0], case[1]) for case in reversed(WRONG))]
+    cases = [(HOLDS, SLOW_THEN_QUICK), (SLEEPS, SLEPT), *((case[0], case[1]) for case in reversed(WRONG))]
     with ThreadPoolExecutor(3) as pool:
         return dict(zip(cases, pool.map(one, *zip(*cases, strict=True)), strict=True))
 
@@ -135,10 +140,10 @@ def test_a_good_adapter_is_interrupted_three_times_and_answers_each_caller_once(
 
 
 def test_an_adapter_without_tools_is_interrupted_while_its_turn_runs(tried: Tried) -> None:
-    done = tried[SLEEPS, "slept"]
+    done = tried[SLEEPS, SLEPT]
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("it works") == 3
-    assert "slept in attempt 2" in done.stdout
+    assert r"slept \x1b[2J\x07 in attempt 2" in done.stdout
     assert "answered once, in attempt 2" in done.stdout
 
 
@@ -156,6 +161,37 @@ def test_what_is_wrong_with_an_adapter_is_said_in_words(
     done = tried[adapter, prompt]
     assert done.returncode == code, done.stdout + done.stderr
     assert told in done.stdout
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, "nobody reads it"])
+def test_ended_in_the_middle_it_leaves_no_process_and_no_file(
+    tmp_path: Path, how: signal.Signals | str
+) -> None:
+    mark = f"TRIAL_MARK={tmp_path}"
+    command = (sys.executable, "-m", "workspace_adapter", "try", "--adapter", HOLDS, "--prompt")
+    trial = subprocess.Popen(
+        [*command, SLOW_THEN_QUICK],
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "TRIAL_MARK": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert trial.stdout is not None
+        assert trial.stderr is not None
+        assert any("sends message" in line for line in iter(trial.stdout.readline, ""))
+        if isinstance(how, signal.Signals):
+            trial.send_signal(how)
+        else:
+            trial.stdout.close()
+        assert trial.wait(20) == (130 if isinstance(how, signal.Signals) else 0)
+        assert trial.stderr.read() == ""
+        assert marked(mark) == []
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        for process in marked(mark):
+            process.kill()
+        trial.communicate()
 
 
 def test_without_an_adapter_it_says_how_to_name_one(tmp_path: Path) -> None:

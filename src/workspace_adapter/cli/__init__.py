@@ -19,7 +19,7 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
     0 done; 1 it could not be done; 2 the command line or a setting is wrong; and for
     ``drain`` 3 not everything settled, 4 no sidecar runs; for ``try`` 3 answered, but too
-    soon to be interrupted.
+    soon to be interrupted; 130 ended by Ctrl-C, and ``try`` and ``demo`` by SIGTERM or SIGHUP.
     """
     options = _parser().parse_args(arguments)
     command: Command = options.command

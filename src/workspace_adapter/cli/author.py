@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import signal
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
 
 from ..errors import SettingsError
 from .parsing import add, duration
+from .printing import printable
+
+_STOPS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def declare(commands: Any) -> None:
@@ -41,12 +46,15 @@ def declare(commands: Any) -> None:
 def _demo(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ..sidecar.journal import Reader
     from ..testing.demo import demonstrate
+    from ..testing.timeline import Timeline
 
-    return anyio.run(partial(demonstrate, environ, Reader.open, keep=options.keep, machine=options.json))
+    timeline = Timeline(machine=options.json, printable=printable)
+    return _play(partial(demonstrate, environ, Reader.open, keep=options.keep, timeline=timeline))
 
 
 def _try(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ..sidecar.journal import Reader
+    from ..testing.timeline import Timeline
     from ..testing.trial import PROMPT, attempt
 
     adapter = options.adapter or environ.get("WORKSPACE_ADAPTER")
@@ -60,9 +68,30 @@ def _try(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         prompts=options.prompt or [PROMPT],
         patience=options.patience,
         keep=options.keep,
-        machine=options.json,
+        timeline=Timeline(machine=options.json, printable=printable),
     )
-    return anyio.run(trying)
+    return _play(trying)
+
+
+def _play(walk: Callable[[], Awaitable[int]]) -> int:
+    """Run a walk; what it started ends with it, also where it is ended itself."""
+    for stop in _STOPS:
+        if signal.getsignal(stop) is signal.SIG_DFL:  # nohup ignores one
+            signal.signal(stop, _as_interrupt)
+    try:
+        return anyio.run(walk)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None  # such as that nobody reads our output any more
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    """Do as Ctrl-C does, once: a second one would break off the clearing up."""
+    for stop in _STOPS:
+        signal.signal(stop, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _new(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

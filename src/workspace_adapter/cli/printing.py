@@ -50,7 +50,7 @@ def print_json(value: object) -> None:
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> None:
-    rows = [tuple(map(_printable, row)) for row in rows]
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(_cells(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         padded = (text + " " * (width - _cells(text)) for text, width in zip(row, widths, strict=True))
@@ -64,6 +64,6 @@ def _cells(text: str) -> int:
     )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Escape what a terminal would obey: ids and causes may hold what callers sent."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -76,16 +76,15 @@ async def _model(environ: Mapping[str, str], timeline: Timeline) -> AsyncIterato
 
 
 async def demonstrate(
-    environ: Mapping[str, str], open_journal: OpenJournal, *, keep: bool, machine: bool
+    environ: Mapping[str, str], open_journal: OpenJournal, *, keep: bool, timeline: Timeline
 ) -> int:
     """Play the scenes; return 0 only when nothing was lost and nothing ran twice.
 
     Args:
         environ: what the sidecar's environment starts from.
         keep: leave it running afterwards, until Ctrl-C, and say how to talk to it.
-        machine: JSON lines instead of a timeline.
+        timeline: what is told on.
     """
-    timeline = Timeline(machine=machine)
     with tempfile.TemporaryDirectory(prefix="workspace-adapter-demo-") as root:
         async with _model(environ, timeline) as scripted:
             workspace = Workspace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,10 +13,16 @@ import anyio
 
 
 class Timeline:
-    """What happened when, as lines for people or as JSON lines for machines."""
+    """What happened when, as lines for people or as JSON lines for machines.
 
-    def __init__(self, *, machine: bool) -> None:
+    Args:
+        machine: JSON lines.
+        printable: escapes what a terminal would obey in what an agent or a tool said.
+    """
+
+    def __init__(self, *, machine: bool, printable: Callable[[str], str]) -> None:
         self._machine = machine
+        self._printable = printable
         self._began = time.monotonic()
         self._waiting = False
 
@@ -26,7 +32,7 @@ class Timeline:
         if self._machine:
             self._print(json.dumps({"at": round(at, 3), "who": who, "what": what}))
         else:
-            first, *rest = what.splitlines()
+            first, *rest = map(self._printable, what.splitlines())
             self._print("\n".join([f"{at:7.2f} s  {who:<9} {first}", *(f"{'':20} {r}" for r in rest)]))
 
     def title(self, text: str) -> None:

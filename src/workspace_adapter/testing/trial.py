@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx
 
 from ..turns import Call, State
@@ -43,7 +45,7 @@ async def attempt(
     prompts: Sequence[str],
     patience: float,
     keep: bool,
-    machine: bool,
+    timeline: Timeline,
 ) -> int:
     """Interrupt an adapter's turns three ways, and say what became of them.
 
@@ -53,14 +55,13 @@ async def attempt(
         prompts: the messages to send, one a scene, in turn.
         patience: seconds that any single step may take.
         keep: leave it running afterwards, until Ctrl-C, and say how to talk to it.
-        machine: JSON lines instead of a timeline.
+        timeline: what is told on.
 
     Returns:
         0 when every turn was interrupted and answered once; 1 when one was not answered, or
         the adapter broke its contract; 2 when it could not be started; 3 when all were answered
         but one had ended before it could be interrupted.
     """
-    timeline = Timeline(machine=machine)
     with tempfile.TemporaryDirectory(prefix="workspace-adapter-try-") as root:
         workspace = Workspace(
             Path(root),
@@ -76,7 +77,7 @@ async def attempt(
             directory=Path.cwd(),
         )
         try:
-            problem = _problem(workspace)
+            problem = await _problem(workspace)
             if not problem:
                 problem = await _started(workspace)
             if problem:
@@ -108,10 +109,11 @@ async def attempt(
 # --- before anything is sent ----------------------------------------------------------
 
 
-def _problem(workspace: Workspace) -> str:
+async def _problem(workspace: Workspace) -> str:
     """Say why the adapter cannot be loaded or its settings are wrong, if it is so."""
     try:
-        said = workspace.command("config", "--json")
+        # In a thread: an import that hangs is no reason to be deaf to Ctrl-C.
+        said = await anyio.to_thread.run_sync(workspace.command, "config", "--json", abandon_on_cancel=True)
     except subprocess.TimeoutExpired:
         return f"the adapter's module was not imported within {workspace.patience:g} s"
     if said.returncode == 0:
