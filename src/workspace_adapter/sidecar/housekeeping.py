@@ -53,7 +53,7 @@ class Housekeeping:
             journal.check()
             try:
                 if UNWRITABLE in self._switch.closed_by:
-                    await journal.probe()
+                    await journal.probe(room=True)
                     logger.warning("the journal can be written again")
                     if self._switch.open(UNWRITABLE):
                         reopened()

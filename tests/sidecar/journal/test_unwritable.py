@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ from workspace_adapter.errors import JournalUnavailable
 from workspace_adapter.sidecar.journal import Journal, schema
 from workspace_adapter.turns import State
 
+from ...walks import disk
 from .made import NOW, accept, answered, child, message, running
 
 
@@ -31,6 +33,20 @@ async def test_a_full_disk_loses_nothing_says_so_and_heals_by_itself(state_dir: 
     assert journal.calls("turn-before")[0].unknown
     assert list((state_dir / "blobs").iterdir()) == []
     await journal.close()
+
+
+async def test_a_disk_with_room_for_one_commit_more_is_not_healed(tmp_path: Path) -> None:
+    with disk.small(tmp_path / "state") as state_dir:
+        journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
+        ballast = disk.fill(state_dir)
+        os.truncate(ballast, ballast.stat().st_size - (128 << 10))
+        await journal.probe()
+        with pytest.raises(JournalUnavailable, match="No space left"):
+            await journal.probe(room=True)
+        ballast.unlink()
+        await journal.probe(room=True)
+        assert list((state_dir / "blobs").iterdir()) == []
+        await journal.close()
 
 
 @pytest.mark.parametrize("file", ["journal.db", "journal.db-wal"])

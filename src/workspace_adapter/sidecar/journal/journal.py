@@ -427,9 +427,15 @@ class Journal(Queries):
         """
         self._suspicion.check()
 
-    async def probe(self) -> None:
-        """Write the least there is, to find out whether writing works."""
-        await self._writer.run(verbs.probe)
+    async def probe(self, *, room: bool = False) -> None:
+        """Write the least there is, to find out whether writing works.
+
+        Args:
+            room: a large body must find a place as well, so that work does not go on for
+                one commit only.
+        """
+        ballast = bytes(INLINE_LIMIT + 1) if room else b""
+        await self._with_body(ballast, lambda tx, body: verbs.probe(tx))
 
     async def prune(self, *, retention: float, now: float) -> int:
         """Delete ended turns past their time, in slices that nobody has to wait for.
