@@ -428,6 +428,25 @@ async def test_a_file_that_is_gone_does_not_hide_the_answer(door: Stage, tasks: 
 # --- asked again --------------------------------------------------------------------------
 
 
+async def test_who_asked_again_is_told_when_the_conversation_is_forgotten(
+    door: Stage, tasks: anyio.abc.TaskGroup
+) -> None:
+    asked = Asked(tasks, door.send("hi"))
+    await end(door, "failed")
+    await asked.result()
+    async with listening(door.app) as url:
+        params = {"message": message("hi")}
+        async with streaming(url, "message/stream", params) as stream:
+            again = Asked(tasks, door.send("hi"))
+            await door.until(lambda: len(door.sessions.submitted) == 3, "both")
+            await stream.next()
+            await door.journal.forget("c-1", through=1 << 60)
+            assert "was forgotten" in (await again.response()).json()["error"]["message"]
+            with anyio.fail_after(DEADLINE):
+                said = [line async for line in stream._lines]  # to its end
+            assert any('"error"' in line for line in said)
+
+
 @pytest.mark.parametrize("how", ["failed", "expired"])
 async def test_a_retryable_end_is_tried_again_once_by_those_who_send_again(
     door: Stage, tasks: anyio.abc.TaskGroup, how: str

@@ -205,10 +205,23 @@ class Door(RequestHandler):
         """Wait until the turn's asker can be told how it stands."""
         while True:
             rings = self._bell.listen(turn.id)
-            turn = self._journal.turn(turn.id) or turn
-            if turn.state in TOLD and turn.attempt > seen:
+            turn = self._as_it_stands(turn, seen)
+            if _is_told(turn, seen):
                 return turn
             await self._room.wait(rings, until)
+
+    def _as_it_stands(self, turn: Turn, seen: int) -> Turn:
+        """Read a turn anew.
+
+        Raises:
+            UnknownTask: its session was forgotten before its asker could be told anything.
+        """
+        found = self._journal.turn(turn.id)
+        if found is None and not _is_told(turn, seen):
+            raise UnknownTask(
+                "the conversation was forgotten, with this message: send it again to begin anew"
+            )
+        return found or turn
 
     # --- streams --------------------------------------------------------------------
 
@@ -237,7 +250,7 @@ class Door(RequestHandler):
         """Yield what a turn's log says after the cursor, until the turn was told."""
         rings: anyio.Event | None = None
         while True:
-            turn = self._journal.turn(turn.id) or turn
+            turn = self._as_it_stands(turn, seen)
             logged = self._journal.events(turn.id, after=cursor.n)
             if logged and logged[0].n > cursor.n + 1:  # the cursor is older than what is kept
                 turns = self._journal.turns_of_task(turn.task_id)
@@ -247,7 +260,7 @@ class Door(RequestHandler):
                 for entry in logged:
                     cursor = Cursor(turn.seq, entry.n)
                     yield _next(exchange, cursor, rendering.event(turn, entry))
-            elif turn.state in TOLD and turn.attempt > seen:
+            elif _is_told(turn, seen):
                 break
             elif rings is None:
                 rings = self._bell.listen(turn.id)  # and look once more before waiting
@@ -383,6 +396,10 @@ def _sent_cursor(exchange: Exchange, call: Call) -> Cursor | None:
 def _may_be_asked_again(turn: Turn) -> bool:
     failed_retryably = turn.state is State.FAILED and turn.outcome is not None and turn.outcome.retryable
     return turn.state is State.EXPIRED or failed_retryably
+
+
+def _is_told(turn: Turn, seen: int) -> bool:
+    return turn.state in TOLD and turn.attempt > seen
 
 
 def _is_terminal(turn: Turn) -> bool:

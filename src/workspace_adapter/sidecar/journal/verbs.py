@@ -556,6 +556,7 @@ def _delete(tx: Transaction, due: Sequence[tuple[int, str, str, str | None]]) ->
             break  # the turn itself goes with the last of its rows
         _drop_messages(tx, [seq])
         tx.execute("DELETE FROM turns WHERE seq = ?", (seq,))
+        tx.changed.append(turn_id)
         tx.execute(
             "DELETE FROM sessions WHERE id = :id AND NOT EXISTS (SELECT 1 FROM turns WHERE session_id = :id)",
             {"id": session_id},

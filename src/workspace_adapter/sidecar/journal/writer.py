@@ -42,7 +42,8 @@ class Transaction:
     boot_id: str
     blobs: Blobs
     changed: list[str] = field(default_factory=list)
-    """Turns of which there is more to tell: what was logged, or a state other than ``running``."""
+    """Turns of which there is more to tell: what was logged, a state other than ``running``, their end
+    for good."""
     loosened: set[str] = field(default_factory=set)
     """Digests of files that a row named, or was about to."""
     rows: int = 0

@@ -292,7 +292,9 @@ class Sessions:
         self._ledger.end(running.turn_id)
         turn = self._journal.turn(running.turn_id)
         self.on_end(running.turn_id, turn.state if turn is not None else None)
-        if turn is not None and not self._stopping:
+        if turn is None:
+            self._asked_again.discard(running.turn_id)
+        elif not self._stopping:
             again = turn.id in self._asked_again
             if again or turn.state in (State.ACCEPTED, State.PARKED, State.INTERRUPTED):
                 self.submit(turn, asked_again=again)
