@@ -22,6 +22,8 @@ from tests.conftest import require
 from workspace_adapter.cli import run
 from workspace_adapter.cli.printing import table
 from workspace_adapter.sidecar.journal import Journal
+from workspace_adapter.sidecar.journal.blobs import DIRECTORY
+from workspace_adapter.sidecar.journal.measure import UPLOADS
 
 from ..sidecar.journal.made import answered
 from .workspace import ENDS, Workspace, answer_of, script, workspace
@@ -43,6 +45,15 @@ COMMANDS = (
     ("journal", "check"),
     ("journal", "vacuum"),
 )
+
+
+def adapter(line: str, *, capabilities: str = "Capabilities(gate=None)") -> str:
+    """Write an adapter with this line."""
+    return (
+        "from workspace_adapter import Capabilities, RuntimeAdapter, RuntimeSession\n"
+        "class Adapter(RuntimeAdapter):\n"
+        f" {line}\n capabilities = {capabilities}\n Session = RuntimeSession\n"
+    )
 
 
 def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -491,9 +502,15 @@ def test_a_number_that_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> 
         ("import no_such_module", "no_such_module"),
         ("", "has no attribute"),
         ("class Adapter: pass", "is not a RuntimeAdapter"),
+        (adapter("pass"), "has no `name`"),
+        (adapter("name = ''"), "its `name` is ''"),
+        (adapter("name = '../a'"), "its `name` is '../a'"),
+        (adapter(f"name = {DIRECTORY!r}"), "is a folder of ours"),
+        (adapter(f"name = {UPLOADS!r}"), "is a folder of ours"),
+        (adapter("name = 'a'", capabilities="None"), "its `capabilities` are None"),
     ],
 )
-def test_an_adapter_that_cannot_be_imported_is_named(tmp_path: Path, text: str, why: str) -> None:
+def test_an_adapter_that_cannot_be_used_is_named(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "broken_adapter.py").write_text(text)
     said = command(
         "config", WORKSPACE_ID="ws", WORKSPACE_ADAPTER="broken_adapter:Adapter", PYTHONPATH=str(tmp_path)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from ..adapter import RuntimeAdapter
+from ..adapter import Capabilities, RuntimeAdapter
 from ..errors import ContractBroken, SettingsError
 from ..settings import Settings, parse, variables
 from .fence import fence
 
 GROUP = "workspace_adapter.runtimes"
 """The entry-point group in which runtimes are registered by name."""
+
+_OURS = ("blobs", "uploads")
+"""Folders in the state directory that are cleared of what is not ours."""
 
 
 def load_adapter(name: str) -> type[RuntimeAdapter]:
@@ -80,10 +84,30 @@ def build_adapter(environ: Mapping[str, str]) -> RuntimeAdapter:
         wanted = adapter_class.Settings
         given = None if wanted is None else parse(wanted, environ)
         with fence("its constructor"):
-            return adapter_class(given)
+            adapter = adapter_class(given)
     except ContractBroken as error:
         why = f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {error}{_cause(error)}"
         raise SettingsError((why,)) from error
+    if wrong := _wrong(adapter):
+        raise SettingsError((f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {wrong}",))
+    return adapter
+
+
+def _wrong(adapter: RuntimeAdapter) -> str:
+    """Say what an adapter has not declared as the rest needs it, if it is so."""
+    name = getattr(adapter, "name", None)
+    if name is None:
+        return "it has no `name`"
+    if not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name)):
+        return (
+            f"its `name` is {name!r}; it names a folder, so give letters, digits, dashes, such as 'my-agent'"
+        )
+    if name in _OURS:
+        return f"its `name` {name!r} is a folder of ours in WORKSPACE_STATE_DIR; give another"
+    capabilities = getattr(adapter, "capabilities", None)
+    if not isinstance(capabilities, Capabilities):
+        return f"its `capabilities` are {capabilities!r}; give a Capabilities"
+    return ""
 
 
 def _cause(error: ContractBroken) -> str:
