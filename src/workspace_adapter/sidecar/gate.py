@@ -107,8 +107,13 @@ class SessionGate:
         self._running = None
         self.refuse()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the switch is closed, for every session."""
+        return not self._switch.opened
+
     def opened(self) -> bool:
-        """Whether the gate is open now."""
+        """Whether this session's gate is open now; what finds it closed may end its attempt."""
         self.met_unwritable |= UNWRITABLE in self._switch.closed_by
         return self._switch.opened and not self._refused.is_set()
 

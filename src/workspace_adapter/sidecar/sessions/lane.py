@@ -237,10 +237,15 @@ class Lane:
     # --- stopping -----------------------------------------------------------------------
 
     def look_for_silence(self) -> None:
-        """Make an attempt stop whose runtime was silent too long, with no call open or held."""
+        """Make an attempt stop whose runtime was silent too long, with no call open or held.
+
+        While the gate is closed it may be we for whom it waits: what it said, or did, cannot be
+        written.
+        """
         if self._over.is_set() or self._idled:
             return
-        if self.running is not None and (self.running.open or self.running.held):
+        at_work = self.running is not None and (self.running.open or self.running.held)
+        if at_work or self.gate.closed:
             self.sign()
         if time.monotonic() - self._last_sign >= self._bounds.turn_idle:
             self._idled = True
