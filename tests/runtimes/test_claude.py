@@ -14,9 +14,9 @@ import pytest
 
 from workspace_adapter.adapter import FilePart, ForgottenSession, StopReason
 from workspace_adapter.errors import SessionLost, TurnFailed
-from workspace_adapter.events import Activity, Finish, ToolCall, TurnFinished, Usage
+from workspace_adapter.events import Activity, Finish, SessionHandle, ToolCall, TurnFinished, Usage
 from workspace_adapter.resume import Evidence, Found, Resumption
-from workspace_adapter.runtimes.claude import ClaudeSettings
+from workspace_adapter.runtimes.claude import ClaudeAdapter, ClaudeSettings
 
 from .claude_stand import MARK, Run, Stand, bash, follow, script, stand, turn, until
 
@@ -340,6 +340,19 @@ async def test_settings_reach_the_cli(stand: Stand, tmp_path: Path) -> None:
     assert request["model"] == "claude-test-1"
     assert "You are a gardener." in json.dumps(request["system"])
     assert "pomegranate" not in stand.told()
+
+
+async def test_what_another_runtime_called_a_conversation_is_no_beginning_of_claudes_names(
+    tmp_path: Path,
+) -> None:
+    transcript = tmp_path / "config" / "projects" / "work" / "1b4e28ba-2fa1-41d2-883f-0016d3cca427.jsonl"
+    transcript.parent.mkdir(parents=True)
+    transcript.touch()
+    asked = ForgottenSession(
+        session_id="ctx-1", handle=SessionHandle("1"), workdir=tmp_path, state_dir=tmp_path
+    )
+    assert await ClaudeAdapter(ClaudeSettings()).forget(asked) == []
+    assert transcript.exists()
 
 
 async def test_a_forgotten_conversation_leaves_nothing_wherever_the_cli_keeps_something(stand: Stand) -> None:

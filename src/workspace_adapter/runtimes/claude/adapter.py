@@ -30,7 +30,7 @@ from ...resume import Evidence
 from .. import process
 from . import failures, home
 from .calls import Calls
-from .names import prompt_uuid, session_uuid
+from .names import is_uuid, prompt_uuid, session_uuid
 from .settings import ClaudeSettings
 from .transcript import evidence
 
@@ -144,7 +144,10 @@ class ClaudeAdapter(RuntimeAdapter):
         """
         directory = home.config_dir(self.settings.config_dir, session.state_dir)
         erased: list[str] = []
-        for id in {session.handle or "", session_uuid(session.session_id)} - {""}:
+        ids = {session_uuid(session.session_id)}
+        if session.handle is not None and is_uuid(session.handle):  # else it is another runtime's
+            ids.add(session.handle)
+        for id in ids:
             try:
                 erased += await anyio.to_thread.run_sync(home.erase, directory, id, home.scratch())
             except OSError as error:

@@ -15,3 +15,11 @@ def session_uuid(session_id: str) -> str:
 def prompt_uuid(turn_id: str, attempt: int) -> str:
     """Return the uuid of one attempt's prompt; Claude drops a uuid that it has seen before."""
     return str(uuid.uuid5(_OURS, f"{turn_id}:{attempt}"))
+
+
+def is_uuid(name: str) -> bool:
+    """Say whether Claude may have a conversation of this name."""
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False
