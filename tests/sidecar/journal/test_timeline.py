@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from workspace_adapter.errors import JournalDamaged, JournalUnavailable
 from workspace_adapter.sidecar.journal import Journal, Reader
-from workspace_adapter.sidecar.journal.timeline import BELIEVED, Instant, Kept, Timeline
+from workspace_adapter.sidecar.journal import journal as room
+from workspace_adapter.sidecar.journal.timeline import BELIEVED, Instant, Kept, Timeline, this_machine
 from workspace_adapter.turns import State
 
 from .made import NOW, accept, answered, message, running
@@ -236,3 +239,22 @@ async def test_a_set_clock_is_said_once(
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "315360000 s have passed since the last start if the clock is right: 172800 of them are counted"
     ]
+
+
+async def test_a_start_that_cannot_read_the_time_leaves_nothing_open(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await Journal.open(state_dir, boot_id="boot-1", now=NOW)).close()
+
+    def fails(connection: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    monkeypatch.setattr(room, "kept_time", fails)
+    left: list[int] = []
+    for _ in range(2):
+        with pytest.raises((JournalUnavailable, JournalDamaged)):
+            await Journal.open(state_dir, boot_id="boot-2", now=NOW, machine=this_machine)
+        left.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert left[0] == left[1]

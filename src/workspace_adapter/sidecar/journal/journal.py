@@ -26,7 +26,7 @@ from .checkpoints import Checkpoints
 from .damage import told
 from .queries import Queries, kept_time
 from .records import Accepted, Child, NewEvent, NewTurn
-from .timeline import BELIEVED, KEPT, Machine, Timeline
+from .timeline import BELIEVED, KEPT, Kept, Machine, Timeline
 from .verbs import Answer
 from .writer import Transaction, Writer
 
@@ -603,6 +603,7 @@ class _Files(NamedTuple):
 
     journal_id: str
     salvaged: dict[str, Any] | None
+    kept: Kept | None
     timeline: Timeline | None
     writing: sqlite3.Connection
     passing: sqlite3.Connection
@@ -626,18 +627,18 @@ def _open_files(
         except salvage.Damaged as damage:
             salvaged = salvage.salvage(path, why=str(damage), now=now)
             files = _connect(path, blobs, boot_id=boot_id, now=now, salvaged=salvaged)
-        if machine is None:
-            return files
-        timeline = Timeline(machine(), kept_time(files.reading), believed=believed)
-        if timeline.doubted:
-            logger.warning(
-                "%.0f s have passed since the last start if the clock is right: %.0f of them are counted",
-                timeline.passed,
-                timeline.passed - timeline.doubted,
-            )
-        return files._replace(timeline=timeline)
     except (sqlite3.Error, OSError) as error:
         raise JournalUnavailable(f"{path} cannot be opened now: {error}") from error
+    if machine is None:
+        return files
+    timeline = Timeline(machine(), files.kept, believed=believed)
+    if timeline.doubted:
+        logger.warning(
+            "%.0f s have passed since the last start if the clock is right: %.0f of them are counted",
+            timeline.passed,
+            timeline.passed - timeline.doubted,
+        )
+    return files._replace(timeline=timeline)
 
 
 def _connect(
@@ -657,5 +658,6 @@ def _connect(
         # Both are in the write-ahead log from here on.
         passing.execute("SELECT 1 FROM meta").fetchone()
         (journal_id,) = reading.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
+        kept = kept_time(reading)
         undo.pop_all()
-    return _Files(journal_id, salvaged, None, writing, passing, reading)
+    return _Files(journal_id, salvaged, kept, None, writing, passing, reading)

@@ -111,6 +111,7 @@ class Sessions:
             return None
         logger.info("turn %s: canceled, because %s", turn_id, cause, extra={"turn_id": turn_id})
         self._ledger.withdraw(turn_id)
+        self._expiring.pop(turn_id, None)
         lane = self._lanes.get(canceled.session_id)
         running = self._ledger.get(turn_id)
         if (
