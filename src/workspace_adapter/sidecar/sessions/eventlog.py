@@ -115,7 +115,7 @@ class EventLog:
 
     async def write(self) -> None:
         """Go on writing until :meth:`end`, at most one entry of text every ``COALESCE`` seconds."""
-        while True:
+        while not self._ended.is_set():  # the end may come while something is written
             await self._something.wait()
             if self._ended.is_set():
                 return
