@@ -78,6 +78,22 @@ async def test_a_child_ends_with_its_life_however_it_hides(tmp_path: Path, comma
             assert not alive(pid)
 
 
+async def test_a_shell_whose_command_is_ended_does_not_go_on_to_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")  # what is said between two kills takes its time in life, too
+    many = "for n in $(seq 100); do (touch $n; sleep 60; echo $n >> went-on) & done; echo $$ > pid; wait"
+    async with journal(tmp_path, "one") as now:
+        life = LifeChildren({}, now)
+        with started(f"cd {tmp_path}; {many}", life.environ()):
+            await read(tmp_path / "pid")
+            with anyio.fail_after(10):
+                while not all((tmp_path / str(n)).exists() for n in range(1, 101)):
+                    await anyio.sleep(0.01)
+            assert await life.reap() > 100
+    assert not (tmp_path / "went-on").exists()
+
+
 async def test_one_life_does_not_touch_another_nor_another_workspace(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

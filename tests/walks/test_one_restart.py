@@ -12,16 +12,18 @@ import pytest
 
 from .workspace import ENDS, HOLDS, Workspace, answer_of, script, workspace
 
-TWO_AT_ONCE = script(
-    {
-        "tools": [
-            {"tool": "sh", "input": "echo slow-begun >> effects; sleep 0.5; echo slow >> effects"},
-            {"tool": "sh", "input": "echo second >> effects", "after": 0.3},
-        ]
-    },
-    {"answer": "both"},
-)
-"""One tool runs, and the other is asked for while the drain waits for the first."""
+
+def two_at_once(first: float, after: float) -> str:
+    """One tool runs for so long; the other is asked for so much later, while the drain waits."""
+    return script(
+        {
+            "tools": [
+                {"tool": "sh", "input": f"echo slow-begun >> effects; sleep {first}; echo slow >> effects"},
+                {"tool": "sh", "input": "echo second >> effects", "after": after},
+            ]
+        },
+        {"answer": "both"},
+    )
 
 
 class Caller:
@@ -42,7 +44,7 @@ async def test_a_call_is_parked_the_other_finishes_and_both_happen_once(
     tmp_path: Path, adapter: str, how: str
 ) -> None:
     async with workspace(tmp_path, adapter) as ws:
-        caller = Caller(ws, TWO_AT_ONCE)
+        caller = Caller(ws, two_at_once(2, 1.2))
         async with anyio.create_task_group() as callers:
             callers.start_soon(caller.call)
             await ws.until_effect("slow-begun")
@@ -76,7 +78,7 @@ async def test_when_no_restart_comes_the_work_goes_on_in_place(tmp_path: Path, a
         WORKSPACE_DRAIN_CAP="0.4",
         WORKSPACE_STOP_GRACE="0.4",
     ) as ws:
-        caller = Caller(ws, TWO_AT_ONCE)
+        caller = Caller(ws, two_at_once(0.5, 0.3))
         async with anyio.create_task_group() as callers:
             callers.start_soon(caller.call)
             await ws.until_effect("slow-begun")
@@ -206,7 +208,7 @@ async def test_a_second_signal_joins_the_first(tmp_path: Path) -> None:
         async def signal() -> None:
             results.append((await ws.signal()).json()["result"])
 
-        caller = Caller(ws, TWO_AT_ONCE)
+        caller = Caller(ws, two_at_once(2, 1.2))
         async with anyio.create_task_group() as callers:
             callers.start_soon(caller.call)
             await ws.until_effect("slow-begun")

@@ -79,26 +79,29 @@ async def _end(is_ours: Callable[[str], bool], recorded: Iterable[Child]) -> int
 
 
 def _end_now(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> int:
-    killed: set[int] = set()
+    """Stop all of them before one is killed: a shell whose command is killed goes on to the next."""
+    stopped: set[tuple[int, int]] = set()
     spared: set[int] = set()
     deadline = time.monotonic() + _PATIENCE
-    while targets := _found(is_ours, records, spared):
-        for process in targets:
-            if process.pid not in killed:
-                logger.info("ending process %d of an earlier life: %s", process.pid, process.name)
+    while targets := _found(is_ours, records | stopped, spared):
+        fresh = [process for process in targets if process.identity not in stopped]
+        for process in fresh:
+            logger.info("ending process %d of an earlier life: %s", process.pid, process.name)
+        for process in fresh or targets:
             try:
-                os.kill(process.pid, signal.SIGKILL)
-                killed.add(process.pid)
+                os.kill(process.pid, signal.SIGSTOP if fresh else signal.SIGKILL)
             except ProcessLookupError:
                 continue
             except PermissionError:
                 logger.error("process %d (%s) of an earlier life cannot be ended", process.pid, process.name)
                 spared.add(process.pid)
+        stopped |= {process.identity for process in fresh}
         if time.monotonic() > deadline:
             logger.error("processes of an earlier life do not end: %s", [p.pid for p in targets])
             break
-        time.sleep(0.005)
-    return len(killed)
+        if not fresh:
+            time.sleep(0.005)
+    return len(stopped)
 
 
 def _found(is_ours: Callable[[str], bool], records: set[tuple[int, int]], spared: set[int]) -> list[_Process]:
@@ -117,6 +120,10 @@ class _Process:
     start_ticks: int
     name: str
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        return self.pid, self.start_ticks
+
 
 def _targets(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> list[_Process]:
     """Find what must end: the marked, the recorded, their descendants and the groups they lead.
@@ -128,11 +135,7 @@ def _targets(is_ours: Callable[[str], bool], records: set[tuple[int, int]]) -> l
     while above is not None:
         process = processes.pop(above, None)
         above = process.parent if process is not None else None
-    roots = {
-        pid
-        for pid, process in processes.items()
-        if (pid, process.start_ticks) in records or is_ours(_mark(pid))
-    }
+    roots = {pid for pid, process in processes.items() if process.identity in records or is_ours(_mark(pid))}
     found = set(roots)
     grew = bool(found)
     while grew:

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,11 @@ class Workspace:
         """
         killed: set[int] = set()
         while pids := self.pids():
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    killed.add(pid)
-                except ProcessLookupError:
-                    continue
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once, so that nobody sees another go
+                for pid in pids:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
+            killed.update(pids)
             if self.process is not None:
                 self.process.poll()
             time.sleep(0.002)
