@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,7 @@ async def test_what_another_runtime_called_a_conversation_is_no_beginning_of_cla
     transcript.parent.mkdir(parents=True)
     transcript.touch()
     asked = ForgottenSession(
-        session_id="ctx-1", handle=SessionHandle("1"), workdir=tmp_path, state_dir=tmp_path
+        session_id=uuid.uuid4().hex, handle=SessionHandle("1"), workdir=tmp_path, state_dir=tmp_path
     )
     assert await ClaudeAdapter(ClaudeSettings()).forget(asked) == []
     assert transcript.exists()

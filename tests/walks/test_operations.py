@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -44,13 +44,17 @@ async def until_answered(ws: Workspace, number: int = 1) -> None:
 def frozen(ws: Workspace) -> Iterator[None]:
     """What ``docker pause`` does to a container."""
     pids = ws.pids()
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+
+    def tell(number: signal.Signals) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it was ending already
+                os.kill(pid, number)
+
+    tell(signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        tell(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
