@@ -19,7 +19,7 @@ import anyio
 
 from benchmarks.disk import Disk
 from benchmarks.frame import Bench, Figure, at_least
-from workspace_adapter.sidecar.journal import Journal, NewTurn, schema, verbs
+from workspace_adapter.sidecar.journal import Journal, NewTurn, new_id, schema, verbs
 from workspace_adapter.sidecar.journal.blobs import Blobs
 from workspace_adapter.sidecar.journal.writer import Transaction
 from workspace_adapter.turns import State
@@ -36,11 +36,11 @@ Statement = tuple[str, Sequence[object] | dict[str, object]]
 
 
 def message() -> NewTurn:
-    """A message of 1 KiB, in a session of its own."""
+    """A message of 1 KiB, in a session of its own; ids as the door makes them."""
     return NewTurn(
-        turn_id=str(uuid4()),
-        task_id=str(uuid4()),
-        session_id=str(uuid4()),
+        turn_id=new_id(),
+        task_id=new_id(),
+        session_id=new_id(),
         turn_key=uuid4().hex * 2,
         content_hash=uuid4().hex * 2,
         message_id=uuid4().hex,

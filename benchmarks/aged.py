@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 
 from benchmarks.accept import LIMITS, message
-from benchmarks.frame import Bench, Figure, at_most
+from benchmarks.frame import Bench, Figure, Limit, at_most
 from workspace_adapter.sidecar.journal import Journal, schema, verbs
 from workspace_adapter.sidecar.journal.blobs import Blobs
 from workspace_adapter.sidecar.journal.checkpoints import LOG_LIMIT
@@ -81,20 +81,22 @@ async def measure(bench: Bench) -> list[Figure]:
             await journal.close()
     against = "a fresh journal"
 
-    def waits(what: str, of: dict[str, list[Waits]], which: Callable[[Waits], float], limit: float) -> Figure:
+    def waits(
+        what: str, of: dict[str, list[Waits]], which: Callable[[Waits], float], limit: Limit | None = None
+    ) -> Figure:
         return Figure(
             what=what,
             unit="ms",
             measured=[which(one) for one in of["aged"]],
             against=against,
             reference=[which(one) for one in of["fresh"]],
-            limit=at_most(times=limit) if limit else None,
+            limit=limit,
         )
 
     return [
-        waits(f"accept after {turns:,} turns", idle, lambda w: w.middle, 2.0),
-        waits("the slowest of 100", idle, lambda w: w.slowest_of_100, 2.0),
-        waits("accept while they are forgotten", busy, lambda w: w.middle, 0),
+        waits(f"accept after {turns:,} turns", idle, lambda w: w.middle, at_most(times=2)),
+        waits("the slowest of 100", idle, lambda w: w.slowest_of_100, at_most(10)),
+        waits("accept while they are forgotten", busy, lambda w: w.middle),
         Figure(what="the longest wait meanwhile", unit="ms", measured=[w.longest for w in busy["aged"]]),
         Figure(what="file", unit="MiB", measured=[full]),
         Figure(what="its log", unit="MiB", measured=[log], limit=at_most(1.5 * LOG_LIMIT / MIB)),

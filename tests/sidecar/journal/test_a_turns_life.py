@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import time
+from uuid import RFC_4122, UUID
+
 import pytest
 
 from workspace_adapter.errors import BadMessage, ContentConflict, InboxFull, InvalidTransition
-from workspace_adapter.sidecar.journal import Journal, NewEvent
+from workspace_adapter.sidecar.journal import Journal, NewEvent, new_id
 from workspace_adapter.turns import ENDED, Outcome, OutcomeKind, State
 
 from .made import ANSWERED, FINAL, NOW, RETRYABLE, accept, answered, call, message, running, started
@@ -349,3 +352,13 @@ async def test_text_that_is_not_unicode_is_stored_as_well_as_it_can_be_and_never
     assert ended == journal.turn(turn.id)
     assert ended.answer == "half ?"
     assert journal.calls(turn.id)[0].excerpt == "half ?"
+
+
+def test_ids_are_in_the_order_of_their_making_and_never_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[UUID] = []
+    for milliseconds in (0, 1, 1_800_000_000_000, 1_800_000_000_001, (1 << 48) - 1):
+        monkeypatch.setattr(time, "time_ns", lambda now=milliseconds: now * 1_000_000)
+        made += [UUID(new_id()) for _ in range(2)]
+        assert int.from_bytes(made[-1].bytes[:6]) == milliseconds
+    assert {(one.version, one.variant) for one in made} == {(7, RFC_4122)}
+    assert len(set(made)) == len(made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -28,7 +27,7 @@ from ...errors import BadMessage, ContentConflict, InboxFull, JournalError, Refu
 from ...settings import Settings
 from ...turns import ENDED, TOLD, State, Turn
 from ..bell import Bell
-from ..journal import Accepted, Journal, NewTurn
+from ..journal import Accepted, Journal, NewTurn, new_id
 from . import listing, rendering
 from .cursor import Cursor
 from .edge import KEY, Exchange
@@ -147,7 +146,7 @@ class Door(RequestHandler):
         now = self._clock()
         expires_in = wire.expires_in(call.params)
         new = NewTurn(
-            turn_id=str(uuid.uuid4()),
+            turn_id=new_id(),
             task_id=task_id,
             session_id=session_id,
             turn_key=turn_key,
@@ -194,12 +193,12 @@ class Door(RequestHandler):
             BadMessage: the context it names is not its task's.
         """
         if sent.task_id is None:
-            return str(uuid.uuid4()), sent.context_id or str(uuid.uuid4())
+            return new_id(), sent.context_id or new_id()
         latest = self._tasks.turns(sent.task_id, caller)[-1]
         if sent.context_id not in (None, latest.session_id):
             raise BadMessage("message.contextId is not the context of message.taskId")
         goes_on = latest.state not in ENDED or rendering.asked_back(latest)
-        return (sent.task_id if goes_on else str(uuid.uuid4())), latest.session_id
+        return (sent.task_id if goes_on else new_id()), latest.session_id
 
     async def _told(self, turn: Turn, seen: int, until: float) -> Turn:
         """Wait until the turn's asker can be told how it stands."""

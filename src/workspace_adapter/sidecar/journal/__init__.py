@@ -2,7 +2,7 @@
 
 from .journal import Journal
 from .queries import Reader
-from .records import Accepted, Child, LoggedEvent, NewEvent, NewTurn, Session, SessionSummary
+from .records import Accepted, Child, LoggedEvent, NewEvent, NewTurn, Session, SessionSummary, new_id
 from .timeline import BELIEVED, this_machine
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Reader",
     "Session",
     "SessionSummary",
+    "new_id",
     "this_machine",
 ]

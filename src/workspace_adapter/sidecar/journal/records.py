@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from ...events import SessionHandle
 from ...turns import State, Turn
+
+
+def new_id() -> str:
+    """Make up an id: a UUID of version 7 (RFC 9562), whose order is that of the making.
+
+    What was made together stands together in every index. With random ids each message
+    would have a page of each index written anew.
+    """
+    milliseconds, random = time.time_ns() // 1_000_000, secrets.randbits(74)
+    high = (milliseconds % (1 << 48)) << 16 | 7 << 12 | random >> 62
+    low = 0b10 << 62 | random % (1 << 62)
+    return str(UUID(int=high << 64 | low))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
