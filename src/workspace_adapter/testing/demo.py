@@ -90,7 +90,8 @@ async def demonstrate(
             workspace = Workspace(
                 Path(root),
                 "claude",
-                environ={**environ, **(scripted or {})},
+                # A home of its own: what the user's would start is not ours to kill.
+                environ={**environ, "HOME": root, **(scripted or {})},
                 settings={
                     "WORKSPACE_DRAIN_CAP": str(_TOOL_SECONDS + 5),
                     "WORKSPACE_CLAUDE_SETTING_SOURCES": "none",
