@@ -24,8 +24,9 @@ DIRECTORY = "blobs"
 """Beneath the state directory."""
 
 NAMED = """
-SELECT EXISTS (SELECT 1 FROM messages WHERE file = ?1)
-    OR EXISTS (SELECT 1 FROM turns WHERE answer_file = ?1)
+WITH asked (digest) AS (VALUES (?))
+SELECT EXISTS (SELECT 1 FROM messages, asked WHERE file = digest)
+    OR EXISTS (SELECT 1 FROM turns, asked WHERE answer_file = digest)
 """
 """Whether a row names the file of this digest."""
 

@@ -16,10 +16,10 @@ _OLDEST = "SELECT id, state, accepted_at FROM turns ORDER BY seq LIMIT 1"
 
 _DUE = """
 WITH due AS (
-    SELECT seq, id, answer FROM turns WHERE ended_at IS NOT NULL AND delivered_at < ?1
+    SELECT seq, id, answer FROM turns WHERE ended_at IS NOT NULL AND delivered_at < ?
     UNION ALL
     SELECT seq, id, answer FROM turns
-        WHERE ended_at IS NOT NULL AND delivered_at IS NULL AND ended_at < ?2
+        WHERE ended_at IS NOT NULL AND delivered_at IS NULL AND ended_at < ?
 )
 SELECT count(*) AS turns, coalesce(sum(
     coalesce(length(answer), 0)

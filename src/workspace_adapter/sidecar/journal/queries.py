@@ -316,10 +316,11 @@ class Queries:
 
 
 _SESSIONS = f"""
-WITH chosen AS (
-    SELECT * FROM sessions
-    WHERE (?1 IS NULL OR id = ?1) AND (?2 IS NULL OR caller = ?2)
-    ORDER BY last_turn_at DESC, id LIMIT ?3
+WITH asked (id, caller) AS (VALUES (?, ?)), chosen AS (
+    SELECT sessions.* FROM sessions, asked
+    WHERE (asked.id IS NULL OR sessions.id = asked.id)
+        AND (asked.caller IS NULL OR sessions.caller = asked.caller)
+    ORDER BY last_turn_at DESC, sessions.id LIMIT ?
 )
 SELECT {", ".join(f"chosen.{name}" for name in _SESSION_FIELDS)}, turns.state, count(turns.seq),
     max(max(turns.accepted_at, coalesce(turns.last_event_at, 0), coalesce(turns.ended_at, 0)))
@@ -399,7 +400,9 @@ class Reader(Queries):
         """Return ids of turns that begin so: the one that is it, or else a few of them."""
         if self._rows("SELECT 1 FROM turns WHERE id = ?", prefix):
             return [prefix]
-        rows = self._rows("SELECT id FROM turns WHERE id >= ?1 AND id < ?1 || char(1114111) LIMIT 4", prefix)
+        rows = self._rows(
+            "SELECT id FROM turns WHERE id >= ? AND id < ? || char(1114111) LIMIT 4", prefix, prefix
+        )
         return [id for (id,) in rows]
 
     def sessions(
