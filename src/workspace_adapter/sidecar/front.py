@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .door.edge import KEY, Exchange
+from .door.edge import FULL_HOUSE_RETRY, KEY, Exchange
 from .door.refusal import Refusal, busy
 from .door.waiting import WaitingRoom
-
-_FULL_HOUSE_RETRY = 5
-"""Seconds after which a request that found no room during the boot may be sent again."""
 
 
 class Front:
@@ -43,7 +40,7 @@ class Front:
 
     async def _wait(self) -> None:
         if not self._places:
-            raise busy("booting: too many requests are waiting already", _FULL_HOUSE_RETRY)
+            raise busy("booting: too many requests are waiting already", FULL_HOUSE_RETRY)
         self._places -= 1
         try:
             await self._room.enter(self._room.deadline())

@@ -43,7 +43,7 @@ SIGNAL = "/signals/restart_pending"
 _PUBLIC = frozenset({CARD, HEALTH, READY})
 _BINDINGS = {"/": Binding.RPC, SIGNAL: Binding.SIGNAL, STATUS: Binding.PLAIN}
 _CONTENT_TYPES = frozenset({"application/json", "application/a2a+json"})
-_FULL_HOUSE_RETRY = 5
+FULL_HOUSE_RETRY = 5
 """Seconds after which a caller that found every place taken may try again."""
 
 KEY = "workspace_adapter"
@@ -143,7 +143,7 @@ class Edge:
         if exchange.call.may_be_held and self._held >= self._settings.held_limit:
             raise busy(
                 f"WORKSPACE_HELD_LIMIT={self._settings.held_limit} callers are waiting already",
-                _FULL_HOUSE_RETRY,
+                FULL_HOUSE_RETRY,
             )
         return exchange.call.for_codec(body)
 

@@ -20,6 +20,7 @@ import anyio.to_thread
 from ...adapter import DataPart, FilePart, Part, TextPart
 from ...errors import BadMessage
 from ...wire import SentBytes, SentData, SentFile, SentPart, SentText, parse_parts
+from ..journal.measure import UPLOADS
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")
@@ -39,7 +40,7 @@ class Uploads:
     def __init__(self, *, workdir: Path, state_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._workdir = workdir
         self._state_dir = state_dir
-        self._uploads = state_dir / "uploads"
+        self._uploads = state_dir / UPLOADS
         self._clock = clock
 
     async def check(self, message: Mapping[str, Any]) -> None:
