@@ -88,6 +88,24 @@ def test_every_line_that_asks_for_a_person_is_on_the_page_and_no_other() -> None
     assert len(listed) == len(set(listed))
 
 
+def findings() -> Iterator[tuple[str, str]]:
+    """Every finding of the doctor's that is not good: its status and what it says."""
+    for path in (SOURCE / "sidecar" / "doctor").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Name(id="broken" | "warning" as status), args=[found, _]):
+                    text = as_written(found)
+                    assert text is not None, f"{path}:{node.lineno}: what it says must stand in the code"
+                    yield status, text
+
+
+def test_every_finding_of_the_doctor_is_on_the_page_and_no_other() -> None:
+    listed = [(row[1], code(row[0])[0]) for row in rows("findings")]
+    assert set(findings()) - set(listed) == set(), "docs/operations.md does not list them"
+    assert set(listed) - set(findings()) == set(), "docs/operations.md lists what is never found"
+    assert len(listed) == len(set(listed))
+
+
 def test_every_line_says_what_happened_and_what_is_lost() -> None:
     assert [row for row in rows("log lines") if len(row) != 3 or not all(row)] == []
 

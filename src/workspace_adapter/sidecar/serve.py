@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 import secrets
 import signal
 import socket
@@ -40,6 +41,8 @@ from .boot import Recovery
 from .children import LifeChildren, end_this_boot
 from .control.socket import listening
 from .control.verbs import Control
+from .doctor import container
+from .doctor.finding import Status
 from .door.card import card
 from .door.parts import Uploads
 from .door.waiting import WaitingRoom
@@ -51,6 +54,7 @@ from .gate import Switch
 from .housekeeping import Housekeeping
 from .journal import BELIEVED, Journal, this_machine
 from .last_resort import LastResort
+from .mounts import mount_here
 from .sessions.lane import Bounds, Ground
 from .sessions.sessions import Sessions
 
@@ -399,6 +403,11 @@ def announce(settings: Settings, adapter: RuntimeAdapter) -> None:
             "listening on %s without WORKSPACE_REQUIRE_AUTH: whoever reaches the port is heard",
             settings.host,
         )
+    state_dir = settings.state_dir
+    for finding in (container.place(state_dir, mount_here(Path(state_dir))), container.init(os.getpid())):
+        if finding.status is not Status.OK:
+            level = logging.ERROR if finding.status is Status.BROKEN else logging.WARNING
+            logger.log(level, "%s", finding)
 
 
 def serve(

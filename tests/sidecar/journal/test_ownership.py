@@ -8,49 +8,9 @@ import pytest
 
 from workspace_adapter.errors import JournalTaken, StateDirError
 from workspace_adapter.sidecar.journal import Journal
-from workspace_adapter.sidecar.journal.ownership import NETWORK, file_system
 from workspace_adapter.turns import State
 
 from .made import NOW, accept, answered, child, message, running, scalar
-
-MOUNTS = r"""
-22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
-23 22 0:21 / /proc rw - proc proc rw
-30 22 0:40 / /workspace rw,relatime shared:9 master:1 - nfs4 server:/export rw,vers=4.2
-31 30 0:41 / /workspace/local rw - ext4 /dev/vdb rw
-32 22 0:42 / /mnt/with\040space rw - cifs //server/share rw
-33 22 0:43 / /over rw - ext4 /dev/vdc rw
-34 33 0:44 / /over rw - fuse.sshfs host:/ rw
-35 22 0:45 /sub /data rw - 9p hostshare rw
-a line that is none
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/", "ext4"),
-        ("/srv/state", "ext4"),
-        ("/workspace/.workspace_adapter", "nfs4"),
-        ("/workspace", "nfs4"),
-        ("/workspaces/one", "ext4"),
-        ("/workspace/local/deep/down", "ext4"),
-        ("/mnt/with space/x", "cifs"),
-        ("/over/x", "fuse.sshfs"),
-        ("/data/x", "9p"),
-    ],
-)
-def test_the_file_system_is_that_of_the_deepest_and_latest_mount(path: str, kind: str) -> None:
-    assert file_system(Path(path), MOUNTS) == kind
-
-
-def test_without_a_mount_table_the_file_system_is_not_known() -> None:
-    assert file_system(Path("/srv"), "") is None
-
-
-def test_network_file_systems_are_known_by_name() -> None:
-    assert {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "fuse.sshfs", "afs", "9p", "lustre"} <= NETWORK
-    assert not NETWORK & {"ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs", "f2fs"}
 
 
 async def test_a_network_file_system_is_refused_by_name(
@@ -58,7 +18,7 @@ async def test_a_network_file_system_is_refused_by_name(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 0 0:1 / {tmp_path} rw - nfs4 server:/export rw\n")
-    monkeypatch.setattr("workspace_adapter.sidecar.journal.ownership._MOUNTS", mounts)
+    monkeypatch.setattr("workspace_adapter.sidecar.mounts.TABLE", mounts)
     with pytest.raises(StateDirError, match=r"network file system \(nfs4\).*WORKSPACE_STATE_DIR"):
         await Journal.open(state_dir, boot_id="boot-1", now=NOW)
     assert not state_dir.exists()

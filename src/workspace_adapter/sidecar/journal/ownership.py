@@ -11,42 +11,17 @@ import errno
 import fcntl
 import json
 import os
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 
 from ...errors import JournalUnavailable, StateDirError
+from ..mounts import NETWORK, mount_here
 from .schema import sync
 
 LOCK = "journal.lock"
 
-NETWORK = frozenset(
-    {
-        "9p",
-        "afs",
-        "ceph",
-        "cifs",
-        "fuse.cephfs",
-        "fuse.glusterfs",
-        "fuse.s3fs",
-        "fuse.sshfs",
-        "gfs2",
-        "glusterfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "smb2",
-        "smb3",
-        "smbfs",
-    }
-)
-"""File system types on which more than one machine may write."""
-
-_MOUNTS = Path("/proc/self/mountinfo")
 _POLL = 0.05
 """Seconds between two looks at a lock that somebody holds."""
 
@@ -61,13 +36,12 @@ def prepare(state_dir: Path) -> None:
         StateDirError: it cannot, with the reason.
         JournalUnavailable: not now.
     """
-    if _MOUNTS.exists():
-        kind = file_system(state_dir.resolve(), _MOUNTS.read_text(errors="surrogateescape"))
-        if kind in NETWORK:
-            raise StateDirError(
-                f"{state_dir} is on a network file system ({kind}), where a journal can be damaged:"
-                " set WORKSPACE_STATE_DIR to a directory on a local disk"
-            )
+    mount = mount_here(state_dir)
+    if mount is not None and mount.kind in NETWORK:
+        raise StateDirError(
+            f"{state_dir} is on a network file system ({mount.kind}), where a journal can be damaged:"
+            " set WORKSPACE_STATE_DIR to a directory on a local disk"
+        )
     try:
         missing = [directory for directory in (state_dir, *state_dir.parents) if not directory.exists()]
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,26 +52,6 @@ def prepare(state_dir: Path) -> None:
             ignore.write_text("*\n")
     except OSError as error:
         raise _refused(state_dir, error) from error
-
-
-def file_system(path: Path, mountinfo: str) -> str | None:
-    """Return the type of the file system a path is on.
-
-    Args:
-        path: absolute, links resolved; it need not exist.
-        mountinfo: the text of ``/proc/self/mountinfo``.
-    """
-    deepest, kind = -1, None
-    for line in mountinfo.splitlines():
-        mount, _, source = line.partition(" - ")
-        fields = mount.split(" ")
-        if len(fields) < 5 or not source:
-            continue
-        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
-        # Of two mounts in one place the later hides the earlier.
-        if path.is_relative_to(point) and len(point.parts) >= deepest:
-            deepest, kind = len(point.parts), source.split(" ")[0]
-    return kind
 
 
 class Lock:

@@ -1,0 +1,1 @@
+"""What is wrong with this container, and what to do."""
