@@ -10,6 +10,7 @@
     │   ├── JournalUnavailable       it cannot be written now (disk full, I/O error)
     │   ├── JournalDamaged           part of it cannot be read; the next start salvages it
     │   └── JournalTaken             another process owns it now
+    ├── PlatformError            the platform cannot be reached, or answers no
     ├── InvalidTransition        a change of state the table does not have
     ├── Refused                  a message the door does not take
     │   ├── ContentConflict          same identity, other content
@@ -62,6 +63,17 @@ class JournalDamaged(JournalError):
 
 class JournalTaken(JournalError):
     """Another process took the journal over; this one may change nothing any more."""
+
+
+class PlatformError(WorkspaceAdapterError):
+    """The platform cannot be reached, or its answer is not a yes. The text says what to check."""
+
+    def __init__(self, reason: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        """The HTTP status; ``None`` when there was no answer, or none that can be read."""
+        self.retry_after = retry_after
+        """Seconds it asks us to wait, where it does."""
 
 
 class InvalidTransition(WorkspaceAdapterError):

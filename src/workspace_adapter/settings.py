@@ -135,8 +135,8 @@ def boolean(value: str) -> bool:
     raise ValueError("must be true or false")
 
 
-def seconds(minimum: float = 0.0) -> Callable[[str], float]:
-    """Take seconds, fractions allowed."""
+def seconds(minimum: float = 0.0, maximum: float | None = None) -> Callable[[str], float]:
+    """Take seconds within limits, fractions allowed."""
 
     def parse_seconds(value: str) -> float:
         try:
@@ -145,6 +145,8 @@ def seconds(minimum: float = 0.0) -> Callable[[str], float]:
             raise ValueError("must be a number of seconds") from None
         if not minimum <= number < float("inf"):
             raise ValueError(f"must be at least {minimum:g} seconds and finite")
+        if maximum is not None and number > maximum:
+            raise ValueError(f"must be at most {maximum:g} seconds")
         return number
 
     return parse_seconds
@@ -199,6 +201,30 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _platform_url(value: str) -> str:
+    found = re.fullmatch(r"https?://[^\s/?#@]+?(:\d{1,5})?(/[!-~]*)?", value)
+    if (
+        found is None
+        or not value.isascii()
+        or int((found[1] or ":80")[1:]) > 65535
+        or re.search("[?#]", value)
+    ):
+        raise ValueError("must be an http or https URL of host, port and path")
+    return value.rstrip("/")
+
+
+def _header(value: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,512}", value):
+        raise ValueError("must be visible ASCII characters without spaces")
+    return value
+
+
+def _delivery_mode(value: str) -> str:
+    if value != "push":
+        raise ValueError("must be push: this sidecar is called by its platform, it does not ask for messages")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the sidecar can be told. Times are seconds, fractions allowed."""
@@ -232,6 +258,40 @@ class Settings:
     workdir: str = setting("WORKSPACE_WORKDIR", path, "Where the agent works.", default="/workspace")
     configs_dir: str = setting(
         "CONFIGS_DIR", path, "Where the platform puts its files and secrets.", default="/configs"
+    )
+    platform_url: str | None = setting(
+        "PLATFORM_URL",
+        _platform_url,
+        "The platform to register with and send heartbeats to; without one the workspace stands alone.",
+        default=None,
+    )
+    org_id: str | None = setting(
+        "WORKSPACE_ORG_ID",
+        _header,
+        "The tenant, for a platform that wants to be told (`X-Molecule-Org-Id`).",
+        default=None,
+        aliases=("MOLECULE_ORG_ID",),
+    )
+    delivery_mode: str = setting(
+        "WORKSPACE_DELIVERY_MODE",
+        _delivery_mode,
+        "How messages come, as it is registered; `push` is the only way.",
+        default="push",
+        aliases=("MOLECULE_DELIVERY_MODE",),
+    )
+    heartbeat_interval: float = setting(
+        "WORKSPACE_HEARTBEAT_INTERVAL",
+        seconds(0.05, 10.0),
+        "Longest time between two heartbeats, at most 10; retries scale with it.",
+        default=10.0,
+        unit="seconds",
+    )
+    wedged_after: float = setting(
+        "WORKSPACE_WEDGED_AFTER",
+        seconds(0.05),
+        "How long the event loop may be blocked before heartbeats say that the workspace is wedged.",
+        default=30.0,
+        unit="seconds",
     )
     max_concurrent_turns: int = setting(
         "WORKSPACE_MAX_CONCURRENT_TURNS", integer(1), "Sessions that may work at once.", default=1
