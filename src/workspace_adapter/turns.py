@@ -142,6 +142,11 @@ class Turn:
     expires_at: float | None
     """The sender's own time limit for a message still waiting."""
     notified_at: float | None
+    """When the platform took this end, to tell it to the user of its canvas."""
+    canvas: bool = False
+    """Its asker is the user of the platform's canvas, who can be told without a connection."""
+    untold: str | None = None
+    """Why the platform will not tell that user; it is not asked again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,3 +190,18 @@ class Call:
     def same(self) -> str:
         """What makes two calls the same call: name and argument digest."""
         return f"{self.name} {self.digest}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What the platform wants a session's agent to know; the newest replaces the one before."""
+
+    text: str
+    of: str
+    """The turn that brought it."""
+    given_to: str | None = None
+    """The turn whose prompt it was last put before."""
+    attempt: int = 0
+    """The attempt of that turn."""
+    with_message: bool = False
+    """That prompt held the turn's message too: who saw the one saw the other."""

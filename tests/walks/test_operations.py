@@ -118,6 +118,8 @@ async def test_after_a_downgrade_nothing_is_changed_and_the_newer_version_goes_o
             with closing(sqlite3.connect(journal)) as connection:
                 connection.execute(f"PRAGMA user_version = {number}")
 
+        with closing(sqlite3.connect(journal)) as connection:
+            (ours,) = connection.execute("PRAGMA user_version").fetchone()
         version(99)
         before = journal.read_bytes()
         ws.spawn()
@@ -134,7 +136,7 @@ async def test_after_a_downgrade_nothing_is_changed_and_the_newer_version_goes_o
             assert said.returncode == 1, words
             assert "newer version" in said.stderr
         assert journal.read_bytes() == before
-        version(1)
+        version(ours)
         (ws.workdir / "go").touch()
         await ws.start()
         await until_answered(ws)

@@ -54,7 +54,7 @@ async def test_a_journal_is_whole_with_a_sidecar_and_without(state_dir: Path) ->
         ("DELETE FROM turns WHERE id = 'turn-m2'", "message 2 belongs to no turn"),
         ("DELETE FROM sessions", "turn turn-m1 is in session session, which is not there"),
         ("UPDATE turns SET ended_at = 1 WHERE id = 'turn-m2'", "does not go with the time of its end"),
-        ("INSERT INTO sessions VALUES ('s', NULL, NULL, 1, 1)", "session s has no turn"),
+        ("INSERT INTO sessions VALUES ('s', NULL, NULL, 1, 1, NULL)", "session s has no turn"),
         ("INSERT INTO events VALUES ('t', 1, 1, 1, 'text', '{}')", "events of turn t, which is not there"),
         ("DROP TABLE events", "the table events is missing"),
     ],

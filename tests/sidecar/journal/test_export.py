@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from workspace_adapter.sidecar.journal import Journal, NewEvent, Reader
+from workspace_adapter.sidecar.journal import Journal, NewEvent, Reader, schema
 from workspace_adapter.sidecar.journal.export import document
 from workspace_adapter.sidecar.journal.measure import measure
 
@@ -21,7 +21,7 @@ async def test_a_turn_is_exported_with_every_column_of_every_table(state_dir: Pa
     assert {k: exported[k] for k in ("format", "version", "schema", "exported_at")} == {
         "format": "workspace-adapter turn",
         "version": 1,
-        "schema": 1,
+        "schema": len(schema.MIGRATIONS),
         "exported_at": NOW,
     }
     assert exported["message"] == {"messageId": "m1"}

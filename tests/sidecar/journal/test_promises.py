@@ -51,6 +51,8 @@ class Known:
     free: bool = False
     """A drain was acknowledged while it was settled."""
     parked: bool = False
+    user_told: bool = False
+    """The platform took its end for the user, or never will."""
     answer: str | None = None
     ended_at: float | None = None
     delivered_at: float | None = None
@@ -79,6 +81,8 @@ class Promises(RuleBasedStateMachine):
         self.now = NOW
         self.known: dict[str, Known] = {}
         self.rung: set[str] = set()
+        self.notice: str | None = None
+        self.given: tuple[str, int] | None = None
         self.open()
 
     def teardown(self) -> None:
@@ -132,6 +136,7 @@ class Promises(RuleBasedStateMachine):
             content_hash=content,
             message=body,
             accepted_at=self.now,
+            canvas=name != "m3",
         )
         known = self.known.get(name)
         if known is None:
@@ -186,8 +191,47 @@ class Promises(RuleBasedStateMachine):
                 await self.journal.probe()
 
             self.ask(told)
-            if known.ended_at is not None and known.delivered_at is None:
+            if (known.ended_at is not None or known.suspended) and known.delivered_at is None:
                 known.delivered_at = self.now
+
+    @rule(name=turns, off=attempts, refused=st.sampled_from([None, "HTTP 403"]))
+    def tell_the_user(self, name: str, off: int, refused: str | None) -> None:
+        if (known := self.known.get(name)) is None:
+            return
+
+        async def told() -> None:
+            await self.journal.notified(known.turn_id, known.starts + off, refused=refused, now=self.now)
+
+        if off or (known.ended_at is None and not known.suspended):
+            self.unchanged(known, told)
+        else:
+            self.ask(told)
+            known.user_told = True
+
+    @rule(name=st.sampled_from(["n1", "n2"]))
+    def answer_at_once(self, name: str) -> None:
+        """The platform sends a notice, or sends it again."""
+        new = message(name, turn_id=f"{name}-{self.now}", accepted_at=self.now)
+
+        async def answer() -> Accepted:
+            return await self.journal.answer_at_once(new, answer="noted", notice=name, limit_bytes=1 << 40)
+
+        known = self.known.get(name)
+        if known is not None:
+            assert self.unchanged(known, answer).turn == self.turn(known)
+            return
+        accepted = self.ask(answer)
+        assert accepted.turn.state is State.ANSWERED
+        self.known[name] = Known(
+            name,
+            "",
+            b"",
+            accepted.turn.id,
+            final=True,
+            answer="noted",
+            ended_at=accepted.turn.ended_at,
+        )
+        self.notice, self.given = name, None
 
     # --- the runner -----------------------------------------------------------------
 
@@ -205,6 +249,7 @@ class Promises(RuleBasedStateMachine):
                     attempt=known.starts + off,
                     strikes=turn.strikes,
                     cut=None,
+                    notice=self.journal.notice("session"),
                     now=self.now,
                 )
             except InvalidTransition:
@@ -217,6 +262,9 @@ class Promises(RuleBasedStateMachine):
         assert started is not None
         known.starts += 1
         known.charges += not known.free
+        known.user_told = False
+        if self.notice is not None:
+            self.given = (known.turn_id, known.starts)
         known.running, known.free, known.parked = True, False, False
         known.answer = known.ended_at = known.delivered_at = None
 
@@ -341,6 +389,7 @@ class Promises(RuleBasedStateMachine):
         else:
             assert self.ask(write) == self.turn(known)
             known.suspended, known.free, known.charges = False, True, 0
+            known.delivered_at, known.user_told = None, False
 
     @rule()
     def acknowledge_a_drain(self) -> None:
@@ -406,6 +455,8 @@ class Promises(RuleBasedStateMachine):
         for known in gone:
             assert self.portal.call(self.journal.turn, known.turn_id) is None
             del self.known[known.name]
+        if not self.known:  # the session went with the last of them
+            self.notice = self.given = None
 
     def over(self, known: Known) -> bool:
         if known.ended_at is None:
@@ -457,6 +508,26 @@ class Promises(RuleBasedStateMachine):
             assert (turn.ended_at is not None) is (known.ended_at is not None)
             body = self.portal.call(self.journal.message, known.turn_id)
             assert body == (None if known.final else known.body)
+
+    @invariant()
+    def a_notice_is_kept_until_it_was_given(self) -> None:
+        notice = self.portal.call(self.journal.notice, "session")
+        assert (notice and notice.text) == self.notice
+        if notice is not None:
+            assert (notice.given_to and (notice.given_to, notice.attempt)) == self.given
+
+    @invariant()
+    def who_was_told_by_the_platform_is_not_told_again(self) -> None:
+        for known in self.known.values():
+            turn = self.turn(known)
+            assert (turn.notified_at is not None or turn.untold is not None) is known.user_told
+        untold = {turn.id for turn in self.portal.call(self.journal.untold)}
+        for known in self.known.values():
+            turn = self.turn(known)
+            if known.user_told or known.delivered_at is not None or not turn.canvas:
+                assert turn.id not in untold
+            elif known.suspended or (known.ended_at is not None and turn.state is not State.CANCELED):
+                assert turn.id in untold
 
     @invariant()
     def only_starts_count_attempts(self) -> None:

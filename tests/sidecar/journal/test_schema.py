@@ -106,6 +106,8 @@ async def test_no_statement_walks_a_whole_table(journal: Journal) -> None:
     journal.events(turn.id)
     journal.session("session")
     journal.previous_in_session(turn)
+    journal.notice("session")
+    journal.untold()
     for connection in (journal._files.writing, journal._reading):
         connection.set_trace_callback(None)
     looked = [s for s in statements if s.split()[0] in ("SELECT", "UPDATE", "DELETE")]

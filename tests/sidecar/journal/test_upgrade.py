@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from workspace_adapter.sidecar.journal import Journal, Reader, salvage, schema
-from workspace_adapter.turns import State
+from workspace_adapter.turns import Notice, State
 
 from .made import NOW, accept, answered, call, message, running, scalar, started
 
@@ -162,3 +162,69 @@ async def test_a_damaged_journal_of_an_older_version_is_saved_and_upgraded(
     assert scalar(path, "PRAGMA user_version") == len(schema.MIGRATIONS)
     assert scalar(path, "SELECT count(*) FROM colours") == LARGE
     assert len(list(state_dir.glob("*.damaged-*"))) >= 1
+
+
+async def test_version_1_learns_what_the_platform_is_told_and_tells(state_dir: Path) -> None:
+    lay(state_dir, VERSION_1, 1)
+    journal = await Journal.open(state_dir, boot_id="later", now=NOW + 60)
+    assert journal.notice("session") is None
+    assert journal.untold() == []
+    new = message("notice", turn_id="turn-notice")
+    await journal.answer_at_once(new, answer="noted", notice="A is set", limit_bytes=1 << 40)
+    accepted = await accept(journal, message("asked", canvas=True))
+    turn = await journal.start(
+        accepted.turn.id,
+        expect=State.ACCEPTED,
+        attempt=0,
+        strikes=0,
+        cut=None,
+        notice=journal.notice("session"),
+        with_message=True,
+        now=NOW + 61,
+    )
+    await journal.finish(turn.id, attempt=1, to=State.FAILED, cause="it broke", now=NOW + 62)
+    await journal.close()
+    journal = await Journal.open(state_dir, boot_id="still later", now=NOW + 63)
+    assert journal.notice("session") == Notice(
+        text="A is set", of="turn-notice", given_to=turn.id, attempt=1, with_message=True
+    )
+    assert [untold.id for untold in journal.untold()] == [turn.id]
+    await journal.notified(turn.id, 1, now=NOW + 64)
+    assert journal.untold() == []
+    await journal.close()
+
+
+@pytest.mark.parametrize("torn", ["turns", "sqlite_master"])
+async def test_a_damaged_journal_that_was_upgraded_is_saved_as_any_other(state_dir: Path, torn: str) -> None:
+    """Its schema's pages and its tables' roots are where they are in one of the newest version."""
+    state_dir.mkdir()
+    path = state_dir / schema.FILE
+    schema.build(path, journal_id="x", version=1).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)", [(f"before {n}", "x" * 500) for n in range(200)]
+        )
+        connection.commit()
+    journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
+    for n in range(40):
+        await answered(journal, f"m{n}", answer="x" * 1000)
+    await journal.answer_at_once(message("n"), answer="noted", notice="A is set", limit_bytes=1 << 40)
+    await journal.close()
+    page = (
+        1
+        if torn == "sqlite_master"
+        else scalar(path, "SELECT rootpage FROM sqlite_master WHERE name = 'turns'")
+    )
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096 + (100 if page == 1 else 0))
+        file.write(b"\xff" * 500)
+    journal = await Journal.open(state_dir, boot_id="later", now=NOW)
+    assert journal.salvaged is not None
+    assert journal.salvaged["copied"]["meta"] >= 200
+    if torn == "sqlite_master":
+        assert journal.salvaged["lost"] == dict.fromkeys(schema.TABLES, 0)
+        assert len(journal.turns()) == 41
+    notice = journal.notice("session")
+    assert notice is not None
+    assert notice.text == "A is set"
+    await journal.close()

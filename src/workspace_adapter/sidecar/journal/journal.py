@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from ...errors import JournalError, JournalUnavailable
 from ...events import SessionHandle, ToolCall
-from ...turns import Outcome, State, Turn
+from ...turns import Notice, Outcome, State, Turn
 from . import ownership, salvage, schema, verbs
 from .blobs import INLINE_LIMIT, Blobs, Body
 from .checkpoints import Checkpoints
@@ -227,11 +227,7 @@ class Journal(Queries):
         known = self.turn_by_key(new.turn_key)
         if known is not None:
             return verbs.joined(known, new)
-        stamped = replace(
-            new,
-            accepted_at=self.own(new.accepted_at),
-            expires_at=None if new.expires_at is None else self.own(new.expires_at),
-        )
+        stamped = self._stamped(new)
         accepted = await self._with_body(
             new.message,
             lambda tx, message: verbs.accept(
@@ -239,6 +235,58 @@ class Journal(Queries):
             ),
         )
         return replace(accepted, turn=self._by_wall(accepted.turn))
+
+    async def answer_at_once(
+        self, new: NewTurn, *, answer: str, notice: str | None, limit_bytes: int
+    ) -> Accepted:
+        """Journal a message that no runtime sees with its answer, or join the turn it has already.
+
+        It never waits and takes no place in the inbox.
+
+        Args:
+            notice: what the session's agent is to be told with its next prompt; it
+                replaces what an earlier message left.
+
+        Raises:
+            ContentConflict, InboxFull, BadMessage: as :meth:`accept`.
+        """
+        known = self.turn_by_key(new.turn_key)
+        if known is not None:
+            return verbs.joined(known, new)
+        stamped = self._stamped(new)
+        accepted = await self._writer.run(
+            lambda tx: verbs.answer_at_once(
+                tx, stamped, answer=answer, notice=notice, limit_bytes=limit_bytes
+            )
+        )
+        return replace(accepted, turn=self._by_wall(accepted.turn))
+
+    async def accept_once(
+        self, new: NewTurn, *, fact: str, inbox_limit: int, limit_bytes: int
+    ) -> Accepted | None:
+        """Journal a message of our own; ``None`` where that was done before, in whatever life.
+
+        Args:
+            fact: what is remembered of it, for as long as there is the journal.
+
+        Raises:
+            InboxFull: as :meth:`accept`.
+        """
+        stamped = self._stamped(new)
+        accepted = await self._with_body(
+            new.message,
+            lambda tx, message: verbs.accept_once(
+                tx, stamped, message, fact=fact, inbox_limit=inbox_limit, limit_bytes=limit_bytes
+            ),
+        )
+        return accepted and replace(accepted, turn=self._by_wall(accepted.turn))
+
+    def _stamped(self, new: NewTurn) -> NewTurn:
+        return replace(
+            new,
+            accepted_at=self.own(new.accepted_at),
+            expires_at=None if new.expires_at is None else self.own(new.expires_at),
+        )
 
     async def start(
         self,
@@ -248,6 +296,8 @@ class Journal(Queries):
         attempt: int,
         strikes: int,
         cut: str | None,
+        notice: Notice | None = None,
+        with_message: bool = False,
         now: float,
     ) -> Turn:
         """Make a turn ``running``: one more attempt, charged by this very write unless it is settled.
@@ -256,6 +306,8 @@ class Journal(Queries):
             expect: the state it is in, with ``attempt`` starts so far.
             strikes: charged starts since the last progress, this one not counted.
             cut: the call open at the last cut.
+            notice: what its prompt tells the agent from the platform.
+            with_message: that prompt holds the message, not the recovery note alone.
 
         Raises:
             InvalidTransition: it is not in that state any more, or may not start.
@@ -263,7 +315,15 @@ class Journal(Queries):
         at = self.own(now)
         started = await self._writer.run(
             lambda tx: verbs.start(
-                tx, turn_id, expect=expect, attempt=attempt, strikes=strikes, cut=cut, now=at
+                tx,
+                turn_id,
+                expect=expect,
+                attempt=attempt,
+                strikes=strikes,
+                cut=cut,
+                notice=notice,
+                with_message=with_message,
+                now=at,
             )
         )
         return self._by_wall(started)
@@ -359,8 +419,17 @@ class Journal(Queries):
         """Charge the next start of running turns again: the gate reopened."""
         await self._writer.run(verbs.unsettle)
 
+    async def notified(self, turn_id: str, attempt: int, *, refused: str | None = None, now: float) -> None:
+        """Record that the platform took a turn's end to tell it to the user of its canvas.
+
+        Args:
+            refused: why it never will, instead.
+        """
+        at = self.own(now)
+        await self._writer.run(lambda tx: verbs.notified(tx, turn_id, attempt, refused=refused, now=at))
+
     def delivered(self, turn_id: str, *, now: float, forget: bool = False) -> None:
-        """Note, soon, that a turn's answer reached its asker.
+        """Note, soon, that a turn's end, or that it is suspended, reached its asker.
 
         Nobody waits for it: all that come in together share a commit, and one that is
         lost costs no more than a longer retention.

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ...errors import JournalError, JournalUnavailable
-from ...turns import ENDED, Call, Outcome, OutcomeKind, State, Turn
+from ...turns import ENDED, Call, Notice, Outcome, OutcomeKind, State, Turn
 from . import schema
 from .blobs import DIRECTORY, Blobs
 from .damage import Suspicion, Unreadable, shows_damage
@@ -42,6 +42,14 @@ WHERE ended_at IS NULL AND state IN ('accepted', 'running', 'parked', 'interrupt
 """
 SELECT_UNDELIVERED = f"{SELECT_TURN} WHERE ended_at IS NOT NULL AND delivered_at IS NULL"
 
+# A canceled turn is no news: whoever it concerns canceled it.
+_UNTOLD = "delivered_at IS NULL AND notified_at IS NULL AND untold IS NULL AND canvas"
+_SELECT_UNTOLD = f"""
+{SELECT_TURN} WHERE ended_at IS NOT NULL AND state IN ('answered', 'failed', 'expired') AND {_UNTOLD}
+UNION ALL
+{SELECT_TURN} WHERE ended_at IS NULL AND state = 'suspended' AND {_UNTOLD}
+"""
+
 _COUNTS = """
 SELECT state, count(*) FROM turns WHERE ended_at IS NULL GROUP BY state
 UNION ALL
@@ -63,7 +71,7 @@ def turn_of(row: Row, read: Callable[[str], bytes | None]) -> Turn:
         values["state"] = State(values["state"])
     except ValueError as error:
         raise Unreadable(str(error)) from error
-    values["settled"] = bool(values["settled"])
+    values["settled"], values["canvas"] = bool(values["settled"]), bool(values["canvas"])
     values["outcome"] = outcome_of(values["outcome"])
     answer_file = row[-1]
     if answer_file is not None:
@@ -94,6 +102,19 @@ def outcome_of(text: str | None) -> Outcome | None:
         return Outcome(**{**values, "kind": OutcomeKind(values["kind"])})
     except (ValueError, KeyError, TypeError) as error:
         raise Unreadable(f"no outcome: {error}") from error
+
+
+def notice_json(notice: Notice) -> str:
+    """Return a notice as its column holds it."""
+    return json.dumps(asdict(notice), ensure_ascii=False)
+
+
+def _notice_of(text: str | None) -> Notice | None:
+    """Read a notice's column; one that is damaged is none."""
+    try:
+        return None if text is None else Notice(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
 
 
 def _parsed(body: str) -> Any:
@@ -227,10 +248,15 @@ class Queries:
         """Return the turns somebody still waits for, oldest first: not ended, not suspended."""
         return self._turns(SELECT_UNFINISHED)
 
+    def untold(self) -> list[Turn]:
+        """Return the turns of the canvas that were told to nobody, neither on a request nor by notice."""
+        return self._turns(_SELECT_UNTOLD)
+
     def previous_in_session(self, turn: Turn) -> Turn | None:
-        """Return the turn that came before this one in its session."""
+        """Return the turn before this one in its session, none that the workspace answered itself."""
         return self._turn(
-            f"{SELECT_TURN} WHERE session_id = ? AND seq < ? ORDER BY seq DESC LIMIT 1",
+            f"{SELECT_TURN} WHERE session_id = ? AND seq < ? AND (attempt > 0 OR state <> 'answered')"
+            " ORDER BY seq DESC LIMIT 1",
             turn.session_id,
             turn.seq,
         )
@@ -275,6 +301,11 @@ class Queries:
         if not rows:
             return None
         return self._by_wall(Session(**dict(zip(_SESSION_FIELDS, rows[0], strict=True))))
+
+    def notice(self, session_id: str) -> Notice | None:
+        """Return what the platform last wanted a session's agent to know."""
+        rows = self._rows("SELECT notice FROM sessions WHERE id = ?", session_id)
+        return _notice_of(rows[0][0]) if rows else None
 
     def children(self) -> list[Child]:
         """Return every child process on record, of every life."""
@@ -361,8 +392,9 @@ class Reader(Queries):
         try:
             reading = schema.connect(path, read_only=True)
             try:
-                if schema.check(reading, path) == 0:
+                if (version := schema.check(reading, path)) == 0:
                     raise Suspicion(path).confirm(Unreadable("it holds no journal"))
+                schema.show_as_newest(reading, version)
                 now = machine()
                 timeline = Timeline(now, kept_time(reading))
                 timeline.look(now)

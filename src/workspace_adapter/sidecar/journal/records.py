@@ -40,6 +40,7 @@ class NewTurn:
     """The message object as JSON, as it was sent; kept until the turn ends."""
     accepted_at: float
     expires_at: float | None
+    canvas: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,25 @@ CREATE TABLE children (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS = (_VERSION_1,)
+_VERSION_2 = """
+ALTER TABLE turns ADD COLUMN canvas INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE turns ADD COLUMN untold TEXT;
+-- turns.Notice as JSON: the last thing the platform told the session's agent.
+ALTER TABLE sessions ADD COLUMN notice TEXT;
+"""
+# Columns at the end, and few of them: salvage needs a table's root, and the pages of the
+# schema, to be where they are in a file that was made with this version.
+
+MIGRATIONS = (_VERSION_1, _VERSION_2)
+
+_LACKED = (
+    "",
+    """
+CREATE TEMP VIEW turns AS SELECT *, 0 AS canvas, NULL AS untold FROM main.turns;
+CREATE TEMP VIEW sessions AS SELECT *, NULL AS notice FROM main.sessions;
+""",
+)
+"""What shows a file of each version as one of the newest to who may not change it."""
 
 TABLES = ("meta", "owner", "sessions", "turns", "messages", "calls", "events", "children")
 
@@ -231,6 +249,11 @@ def check(connection: sqlite3.Connection, path: Path, migrations: Sequence[str] 
             " upgrade, or move the whole state directory aside to begin anew"
         )
     return int(version)
+
+
+def show_as_newest(connection: sqlite3.Connection, version: int) -> None:
+    """Let a connection that only reads a file of an older version read it as one of ours."""
+    connection.executescript(_LACKED[version] if version < len(_LACKED) else "")
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[str] | None = None) -> None:

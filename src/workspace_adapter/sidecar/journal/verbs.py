@@ -10,9 +10,9 @@ from typing import Any
 
 from ...errors import BadMessage, ContentConflict, InboxFull, InvalidTransition
 from ...events import SessionHandle, ToolCall
-from ...turns import ENDED, Outcome, State, Turn, check
+from ...turns import ENDED, Notice, Outcome, OutcomeKind, State, Turn, check
 from .blobs import Body, Staged
-from .queries import SELECT_TURN, outcome_json, turn_of
+from .queries import SELECT_TURN, notice_json, outcome_json, turn_of
 from .records import Accepted, Child, NewTurn
 from .writer import Transaction
 
@@ -63,11 +63,59 @@ def accept(tx: Transaction, new: NewTurn, message: Body, *, inbox_limit: int, li
     row = tx.execute(f"{SELECT_TURN} WHERE turn_key = ?", (new.turn_key,)).fetchone()
     if row is not None:
         return joined(turn_of(row, tx.blobs.read), new)
-    _check_room(tx, inbox_limit=inbox_limit, limit_bytes=limit_bytes)
+    _check_inbox(tx, inbox_limit)
+    turn = _new_turn(tx, new, limit_bytes)
+    tx.execute("INSERT INTO messages VALUES (?, ?, ?)", (turn.seq, *_stored(tx, message)))
+    return Accepted(turn=turn, joined=False)
+
+
+def answer_at_once(
+    tx: Transaction, new: NewTurn, *, answer: str, notice: str | None, limit_bytes: int
+) -> Accepted:
+    """Journal a message with its answer, and what its session's agent is to know of it."""
+    row = tx.execute(f"{SELECT_TURN} WHERE turn_key = ?", (new.turn_key,)).fetchone()
+    if row is not None:
+        return joined(turn_of(row, tx.blobs.read), new)
+    turn = replace(
+        _new_turn(tx, new, limit_bytes),
+        state=State.ANSWERED,
+        cause="answered by the workspace itself",
+        outcome=Outcome(kind=OutcomeKind.ANSWERED),
+        answer=answer,
+        ended_at=new.accepted_at,
+    )
+    # Not a move of the table: it was never accepted to be worked on.
+    tx.execute(
+        "UPDATE turns SET state = ?, cause = ?, outcome = ?, answer = ?, ended_at = ? WHERE seq = ?",
+        (turn.state.value, turn.cause, outcome_json(turn.outcome), answer, turn.ended_at, turn.seq),
+    )
+    if notice is not None:
+        _notify_agent(tx, new.session_id, Notice(text=storable(notice), of=new.turn_id))
+    return Accepted(turn=turn, joined=False)
+
+
+def accept_once(
+    tx: Transaction, new: NewTurn, message: Body, *, fact: str, inbox_limit: int, limit_bytes: int
+) -> Accepted | None:
+    """Journal a message, unless this was done before: the fact outlives the turn."""
+    if tx.execute("SELECT 1 FROM meta WHERE key = ?", (fact,)).fetchone() is not None:
+        return None
+    accepted = accept(tx, new, message, inbox_limit=inbox_limit, limit_bytes=limit_bytes)
+    note(tx, fact, new.turn_id)
+    return accepted
+
+
+def _notify_agent(tx: Transaction, session_id: str, notice: Notice) -> None:
+    tx.execute("UPDATE sessions SET notice = ? WHERE id = ?", (notice_json(notice), session_id))
+
+
+def _new_turn(tx: Transaction, new: NewTurn, limit_bytes: int) -> Turn:
+    """Write the row of a turn that is new, and its session's."""
+    _check_size(tx, limit_bytes)
     _join_session(tx, new)
     seq = tx.execute(
         "INSERT INTO turns (id, task_id, turn_key, content_hash, message_id, session_id, caller, source,"
-        " state, accepted_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'accepted', ?, ?)",
+        " state, accepted_at, expires_at, canvas) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'accepted', ?, ?, ?)",
         (
             new.turn_id,
             new.task_id,
@@ -79,12 +127,12 @@ def accept(tx: Transaction, new: NewTurn, message: Body, *, inbox_limit: int, li
             new.source,
             new.accepted_at,
             new.expires_at,
+            new.canvas,
         ),
     ).lastrowid
     assert seq is not None
-    tx.execute("INSERT INTO messages VALUES (?, ?, ?)", (seq, *_stored(tx, message)))
     tx.changed.append(new.turn_id)
-    turn = Turn(
+    return Turn(
         id=new.turn_id,
         seq=seq,
         task_id=new.task_id,
@@ -110,11 +158,11 @@ def accept(tx: Transaction, new: NewTurn, message: Body, *, inbox_limit: int, li
         delivered_at=None,
         expires_at=new.expires_at,
         notified_at=None,
+        canvas=new.canvas,
     )
-    return Accepted(turn=turn, joined=False)
 
 
-def _check_room(tx: Transaction, *, inbox_limit: int, limit_bytes: int) -> None:
+def _check_inbox(tx: Transaction, inbox_limit: int) -> None:
     (waiting,) = tx.execute(
         "SELECT count(*) FROM (SELECT 1 FROM turns WHERE ended_at IS NULL AND state = 'accepted' LIMIT ?)",
         (inbox_limit,),
@@ -123,6 +171,9 @@ def _check_room(tx: Transaction, *, inbox_limit: int, limit_bytes: int) -> None:
         raise InboxFull(
             f"the inbox is full: {waiting} messages wait, WORKSPACE_INBOX_LIMIT allows {inbox_limit}"
         )
+
+
+def _check_size(tx: Transaction, limit_bytes: int) -> None:
     if tx.size >= limit_bytes:
         raise InboxFull(
             f"the journal is full: it holds {tx.size} bytes,"
@@ -134,7 +185,7 @@ def _join_session(tx: Transaction, new: NewTurn) -> None:
     owner = tx.execute("SELECT caller FROM sessions WHERE id = ?", (new.session_id,)).fetchone()
     if owner is None:
         tx.execute(
-            "INSERT INTO sessions VALUES (?, ?, NULL, ?, ?)",
+            "INSERT INTO sessions (id, caller, created_at, last_turn_at) VALUES (?, ?, ?, ?)",
             (new.session_id, new.caller, new.accepted_at, new.accepted_at),
         )
     elif owner[0] != new.caller:
@@ -144,9 +195,18 @@ def _join_session(tx: Transaction, new: NewTurn) -> None:
 
 
 def start(
-    tx: Transaction, turn_id: str, *, expect: State, attempt: int, strikes: int, cut: str | None, now: float
+    tx: Transaction,
+    turn_id: str,
+    *,
+    expect: State,
+    attempt: int,
+    strikes: int,
+    cut: str | None,
+    notice: Notice | None = None,
+    with_message: bool = False,
+    now: float,
 ) -> Turn:
-    """Make a turn ``running``, which is what charges the attempt."""
+    """Make a turn ``running``, which is what charges the attempt; its prompt gives the notice."""
     turn = _get(tx, turn_id)
     if turn is None:
         raise InvalidTransition(f"there is no turn {turn_id} to start")
@@ -172,8 +232,16 @@ def start(
         last_event_at=now,
         ended_at=None,
         delivered_at=None,
+        notified_at=None,
+        untold=None,
     )
     tx.execute("UPDATE turns SET boot_id = ? WHERE seq = ?", (tx.boot_id, turn.seq))
+    if notice is not None:
+        given = replace(notice, given_to=turn_id, attempt=started.attempt, with_message=with_message)
+        tx.execute(  # one that came since waits for the next prompt
+            "UPDATE sessions SET notice = ? WHERE id = ? AND notice = ?",
+            (notice_json(given), turn.session_id, notice_json(notice)),
+        )
     return started
 
 
@@ -240,6 +308,9 @@ def release(tx: Transaction, turn_id: str, *, now: float) -> Turn | None:
         cause="released by a person",
         outcome=None,
         last_event_at=now,
+        delivered_at=None,
+        notified_at=None,
+        untold=None,
     )
 
 
@@ -255,15 +326,25 @@ def unsettle(tx: Transaction) -> None:
 
 
 def delivered(tx: Transaction, turn_id: str, *, now: float, forget: bool) -> None:
-    """Note that the answer reached its asker; forget the message's identity if so told."""
+    """Note that the end reached its asker; forget the message's identity if so told."""
     tx.execute(
-        "UPDATE turns SET delivered_at = ? WHERE id = ? AND ended_at IS NOT NULL AND delivered_at IS NULL",
+        "UPDATE turns SET delivered_at = ? WHERE id = ? AND (ended_at IS NOT NULL OR state = 'suspended')"
+        " AND delivered_at IS NULL",
         (now, turn_id),
     )
     if forget:
         tx.execute(
             "UPDATE turns SET turn_key = 'forgotten ' || id WHERE id = ? AND ended_at IS NOT NULL", (turn_id,)
         )
+
+
+def notified(tx: Transaction, turn_id: str, attempt: int, *, refused: str | None, now: float) -> None:
+    """Note that the platform took a turn's end to tell it to the user, or that it never will."""
+    tx.execute(
+        "UPDATE turns SET notified_at = ?, untold = ? WHERE id = ? AND attempt = ?"
+        " AND (ended_at IS NOT NULL OR state = 'suspended')",
+        (now if refused is None else None, refused, turn_id, attempt),
+    )
 
 
 def _end(
@@ -316,7 +397,7 @@ def _move(tx: Transaction, turn: Turn, to: State, *, answer_file: str | None = N
     tx.execute(
         "UPDATE turns SET state = ?, attempt = ?, strikes = ?, charges = ?, settled = ?, cut = ?, cause = ?,"
         " outcome = ?, answer = ?, answer_file = ?, started_at = ?, last_event_at = ?, ended_at = ?,"
-        " delivered_at = ? WHERE seq = ?",
+        " delivered_at = ?, notified_at = ?, untold = ? WHERE seq = ?",
         (
             moved.state.value,
             moved.attempt,
@@ -332,6 +413,8 @@ def _move(tx: Transaction, turn: Turn, to: State, *, answer_file: str | None = N
             moved.last_event_at,
             moved.ended_at,
             moved.delivered_at,
+            moved.notified_at,
+            moved.untold,
             moved.seq,
         ),
     )
@@ -526,7 +609,7 @@ def forget(tx: Transaction, session_id: str, *, through: int) -> tuple[int, bool
         "DELETE FROM sessions WHERE id = :id AND NOT EXISTS (SELECT 1 FROM turns WHERE session_id = :id)",
         {"id": session_id},
     )
-    bind(tx, session_id, None)
+    tx.execute("UPDATE sessions SET handle = NULL, notice = NULL WHERE id = ?", (session_id,))
     return 0, False
 
 
