@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 
 from workspace_adapter.errors import SettingsError
 from workspace_adapter.settings import (
+    Configuration,
     Settings,
     boolean,
     effective,
     integer,
+    left_out,
     one_of,
     parse,
     path,
     seconds,
     setting,
     size,
+    sources,
     table,
     text,
     variables,
@@ -37,7 +40,9 @@ class Runtime:
 
     key: str = setting("RUNTIME_KEY", text, "Opens the model.", secret=True)
     tools: tuple[str, ...] = setting("RUNTIME_TOOLS", words, "What it may use.", default=())
-    model: str | None = setting("RUNTIME_MODEL", text, "Which model.", default=None, aliases=("MODEL",))
+    model: str | None = setting(
+        "RUNTIME_MODEL", text, "Which model.", default=None, aliases=("MODEL",), keys=("model",)
+    )
     turns: int = setting("RUNTIME_TURNS", integer(1), "How many.", default=7)
     strict: bool = setting("RUNTIME_STRICT", boolean, "Whether.", default=True)
 
@@ -80,6 +85,7 @@ def test_every_problem_is_told_at_once_with_the_variable_and_its_value() -> None
     [
         ("ADAPTER_MODULE", "echo", "adapter"),
         ("MOLECULE_WORKSPACE_URL", "http://w:8000", "url"),
+        ("LOG_LEVEL", "debug", "log_level"),
     ],
 )
 def test_the_names_an_existing_platform_injects_keep_working(alias: str, value: str, field: str) -> None:
@@ -113,6 +119,80 @@ def test_any_other_workspace_id_is_refused(workspace_id: str) -> None:
 
 def test_a_url_loses_its_last_slash() -> None:
     assert settings(WORKSPACE_URL="https://w.example/base/").url == "https://w.example/base"
+
+
+# --- the platform's file ------------------------------------------------------------------
+
+
+def told(**values: str | tuple[str, ...] | None) -> Configuration:
+    """A file that says this; a key's dot is written as two underscores."""
+    return Configuration("/configs/config.yaml", {k.replace("__", "."): v for k, v in values.items()})
+
+
+def test_the_environment_goes_before_the_file_and_the_file_before_the_default() -> None:
+    config = told(a2a__port="8123", name="Ada")
+    environ = {"WORKSPACE_ID": "one", "WORKSPACE_PORT": "9000"}
+    assert Settings.from_env(environ, config).port == 9000
+    assert Settings.from_env({"WORKSPACE_ID": "one", "WORKSPACE_PORT": ""}, config).port == 8123
+    assert Settings.from_env({"WORKSPACE_ID": "one"}, told()).port == 8000
+    assert {
+        name: source for name, source in sources(Settings, environ, config).items() if source != "default"
+    } == {
+        "WORKSPACE_ID": "WORKSPACE_ID",
+        "WORKSPACE_PORT": "WORKSPACE_PORT",
+        "WORKSPACE_NAME": "/configs/config.yaml: name",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"a2a__port": "http"}, "/configs/config.yaml: a2a.port='http': must be a whole number"),
+        ({"a2a__port": "65536"}, "/configs/config.yaml: a2a.port='65536': must be between 0 and 65535"),
+        (
+            {"a2a__port": None},
+            "/configs/config.yaml: a2a.port must be one value, not a mapping or a nested list",
+        ),
+        ({"a2a": "8000"}, "/configs/config.yaml: a2a must be a mapping, to hold a2a.port"),
+        ({"name": ("a", "b")}, "/configs/config.yaml: name must be one value, not a list"),
+        ({"skills": None}, "/configs/config.yaml: skills must be one value, not a mapping or a nested list"),
+        (
+            {"observability__log_level": "loud"},
+            "/configs/config.yaml: observability.log_level='loud': must be one of debug, info,"
+            " warning, error",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_named_and_left_to_its_default(
+    values: dict[str, Any], sentence: str
+) -> None:
+    config = told(**values)
+    assert Settings.from_env({"WORKSPACE_ID": "one"}, config) == settings()
+    assert sentence in left_out([Settings], {}, config)
+
+
+@pytest.mark.parametrize(("interval", "kept"), [("30", 10), ("300", 10), ("7", 7), ("1", 5), ("soon", 10)])
+def test_heartbeats_are_never_as_rare_as_the_file_may_ask(interval: str, kept: float) -> None:
+    config = told(observability__heartbeat_interval_seconds=interval)
+    assert Settings.from_env({"WORKSPACE_ID": "one"}, config).heartbeat_interval == kept
+    assert bool(left_out([Settings], {}, config)) is (interval == "soon")
+
+
+def test_what_the_environment_says_better_is_not_left_out() -> None:
+    assert left_out([Settings], {"WORKSPACE_PORT": "9000"}, told(a2a__port="http")) == ()
+
+
+def test_every_key_of_the_file_is_named_by_one_setting_alone() -> None:
+    keys = [key for variable in variables(Settings).values() for key in variable.keys]
+    assert len(keys) == len(set(keys)) > 5
+
+
+@pytest.mark.parametrize(
+    ("given_level", "level"),
+    [("INFO", "info"), ("Warn", "warning"), ("CRITICAL", "error"), ("trace", "debug")],
+)
+def test_a_level_may_be_called_as_other_programs_call_it(given_level: str, level: str) -> None:
+    assert settings(LOG_LEVEL=given_level).log_level == level
 
 
 # --- values -----------------------------------------------------------------------------
@@ -239,11 +319,11 @@ def test_the_table_holds_every_variable_with_its_aliases() -> None:
     for variable in (*variables(Settings).values(), *variables(Runtime).values()):
         assert f"| `{variable.name}`" in shown
         assert all(f"`{alias}`" in shown for alias in variable.aliases)
-    assert "| `RUNTIME_KEY` | required |  | Opens the model. |" in shown
-    assert "| `RUNTIME_MODEL`, `MODEL` | none |  | Which model. |" in shown
-    assert "| `RUNTIME_TOOLS` | none |" in shown
-    assert "| `RUNTIME_STRICT` | `true` |" in shown
-    assert "| `WORKSPACE_JOURNAL_LIMIT_BYTES` | 2 GiB | bytes |" in shown
+    assert "| `RUNTIME_KEY` |  | required |  | Opens the model. |" in shown
+    assert "| `RUNTIME_MODEL`, `MODEL` | `model` | none |  | Which model. |" in shown
+    assert "| `RUNTIME_TOOLS` |  | none |" in shown
+    assert "| `RUNTIME_STRICT` |  | `true` |" in shown
+    assert "| `WORKSPACE_JOURNAL_LIMIT_BYTES` |  | 2 GiB | bytes |" in shown
 
 
 def test_every_time_has_its_unit_and_every_variable_its_sentence() -> None:

@@ -1,6 +1,6 @@
-"""Every environment variable: its parser, sentence, unit and default.
+"""Every setting: its variable, its key in the platform's ``config.yaml``, parser, sentence, unit and default.
 
-Nothing else reads the environment; ``Settings.from_env`` is handed a mapping. An
+Nothing else reads the environment; ``Settings.from_env`` is handed mappings. An
 adapter's own variables are a frozen dataclass of :func:`setting` fields too, so they
 are parsed, checked and printed in the same table.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeVar, cast
@@ -29,6 +29,8 @@ class Variable:
     help: str
     default: object
     aliases: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    parse_key: Callable[[str], Any] | None = None
     unit: str = ""
     shown: str | None = None
     secret: bool = False
@@ -56,6 +58,8 @@ def setting(
     *,
     default: object = _REQUIRED,
     aliases: tuple[str, ...] = (),
+    keys: tuple[str, ...] = (),
+    parse_key: Callable[[str], Any] | None = None,
     unit: str = "",
     shown: str | None = None,
     secret: bool = False,
@@ -66,12 +70,14 @@ def setting(
         name: the variable; ``aliases`` are names an existing platform injects.
         parse: from the text to the value; raises ``ValueError`` with a sentence.
         help: one sentence for the table.
+        keys: where it stands in ``config.yaml``, such as ``a2a.port``; the first that is there counts.
+        parse_key: in place of ``parse`` for what stands there.
         default: used when the variable is unset or empty; left out, it is required.
         unit: ``seconds``, ``bytes`` …; empty where there is none.
         shown: what the table prints as default where the value itself says little.
         secret: printed masked.
     """
-    variable = Variable(name, parse, help, default, aliases, unit, shown, secret)
+    variable = Variable(name, parse, help, default, aliases, keys, parse_key, unit, shown, secret)
     metadata = {"variable": variable}
     if default is _REQUIRED:
         return field(metadata=metadata)
@@ -85,8 +91,69 @@ def variables(settings_class: type) -> dict[str, Variable]:
     }
 
 
-def parse(settings_class: type[T], environ: Mapping[str, str]) -> T:
-    """Build a settings object from an environment.
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The platform's ``config.yaml``, as texts; what they mean is for each setting's parser."""
+
+    path: str = "config.yaml"
+    values: Mapping[str, str | tuple[str, ...] | None] = field(default_factory=dict)
+    """What stands at each key, such as ``a2a.port``: a value, a list of values, or ``None`` for
+    anything else, such as a mapping. What is null is not here."""
+    problems: tuple[str, ...] = ()
+    """Why the file could not be read, or not all of it."""
+
+
+NO_FILE = Configuration()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a variable was given."""
+
+    source: str
+    """The variable, or the file and its key."""
+    value: Any = None
+    problem: str = ""
+    """Why what it was given is no value."""
+    in_file: bool = False
+
+
+def read(variable: Variable, environ: Mapping[str, str], config: Configuration) -> Reading | None:
+    """Return what a variable was given; the environment goes before the file, and empty is as if unset."""
+    for name in (variable.name, *variable.aliases):
+        if environ.get(name):
+            return _read(variable, name, environ[name])
+    for key in variable.keys:
+        source = f"{config.path}: {key}"
+        found = config.values.get(key, "")
+        if isinstance(found, tuple) and variable.parse is words:
+            found = ",".join(found)
+        if not isinstance(found, str):
+            shape = "a list" if found else "a mapping or a nested list"
+            return Reading(source, problem=f"{source} must be one value, not {shape}", in_file=True)
+        if found:
+            return _read(variable, source, found, in_file=True)
+        above = key.rpartition(".")[0]
+        if config.values.get(above):
+            problem = f"{config.path}: {above} must be a mapping, to hold {key}"
+            return Reading(source, problem=problem, in_file=True)
+    return None
+
+
+def _read(variable: Variable, source: str, text: str, *, in_file: bool = False) -> Reading:
+    parser = (in_file and variable.parse_key) or variable.parse
+    try:
+        return Reading(source, parser(text), in_file=in_file)
+    except ValueError as error:
+        shown = "…" if variable.secret else repr(text)
+        return Reading(source, problem=f"{source}={shown}: {error}", in_file=in_file)
+
+
+def parse(settings_class: type[T], environ: Mapping[str, str], config: Configuration = NO_FILE) -> T:
+    """Build a settings object from an environment and the platform's file.
+
+    What the file has wrong is left to the default, and :func:`left_out` tells it: the
+    platform writes that file anew at every start, and must not keep a workspace from one.
 
     Raises:
         SettingsError: with one sentence for every variable that is missing or wrong.
@@ -94,19 +161,38 @@ def parse(settings_class: type[T], environ: Mapping[str, str]) -> T:
     values: dict[str, Any] = {}
     problems: list[str] = []
     for name, variable in variables(settings_class).items():
-        given = next(((n, environ[n]) for n in (variable.name, *variable.aliases) if environ.get(n)), None)
-        if given is None:
-            if variable.required:
-                problems.append(f"{variable.name} is required: {variable.help}")
-            continue
-        try:
-            values[name] = variable.parse(given[1])
-        except ValueError as error:
-            text = "…" if variable.secret else repr(given[1])
-            problems.append(f"{given[0]}={text}: {error}")
+        reading = read(variable, environ, config)
+        if reading is not None and not reading.problem:
+            values[name] = reading.value
+        elif reading is not None and not reading.in_file:
+            problems.append(reading.problem)
+        elif variable.required:
+            problems.append(f"{variable.name} is required: {variable.help}")
     if problems:
         raise SettingsError(tuple(problems))
     return settings_class(**values)
+
+
+def left_out(
+    settings_classes: Iterable[type], environ: Mapping[str, str], config: Configuration
+) -> tuple[str, ...]:
+    """Say what in the platform's file is not heeded, and why: a sentence each."""
+    readings = (
+        read(variable, environ, config)
+        for settings_class in settings_classes
+        for variable in variables(settings_class).values()
+    )
+    wrong = (reading.problem for reading in readings if reading is not None and reading.in_file)
+    return (*config.problems, *filter(None, wrong))
+
+
+def sources(settings_class: type, environ: Mapping[str, str], config: Configuration) -> dict[str, str]:
+    """Say of every variable where its value comes from."""
+    told = {}
+    for variable in variables(settings_class).values():
+        reading = read(variable, environ, config)
+        told[variable.name] = reading.source if reading is not None and not reading.problem else "default"
+    return told
 
 
 def text(value: str) -> str:
@@ -225,6 +311,23 @@ def _delivery_mode(value: str) -> str:
     return value
 
 
+def _platform_interval(value: str) -> float:
+    """Take the platform's interval, which means 5 to 300, as far as it is safe.
+
+    It calls a workspace dead that was silent for 15 s, and its own default is 30.
+    """
+    return min(max(seconds()(value), 5.0), 10.0)
+
+
+def _log_level(value: str) -> str:
+    """Take a level as any library may call it."""
+    level = value.lower()
+    return one_of("debug", "info", "warning", "error")(_LEVELS.get(level, level))
+
+
+_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything the sidecar can be told. Times are seconds, fractions allowed."""
@@ -233,13 +336,18 @@ class Settings:
     adapter: str = setting(
         "WORKSPACE_ADAPTER",
         text,
-        "The runtime: a registered name, or `module:Class`.",
+        "The runtime: a registered name, `module:Class`, or the module that has the one class.",
         default="claude",
         aliases=("ADAPTER_MODULE",),
+        keys=("runtime",),
     )
     host: str = setting("WORKSPACE_HOST", text, "The address to listen on.", default="0.0.0.0")
     port: int = setting(
-        "WORKSPACE_PORT", integer(0, 65535), "The port to listen on; 0 takes a free one.", default=8000
+        "WORKSPACE_PORT",
+        integer(0, 65535),
+        "The port to listen on; 0 takes a free one.",
+        default=8000,
+        keys=("a2a.port",),
     )
     url: str | None = setting(
         "WORKSPACE_URL",
@@ -258,6 +366,13 @@ class Settings:
     workdir: str = setting("WORKSPACE_WORKDIR", path, "Where the agent works.", default="/workspace")
     configs_dir: str = setting(
         "CONFIGS_DIR", path, "Where the platform puts its files and secrets.", default="/configs"
+    )
+    config_path: str | None = setting(
+        "WORKSPACE_CONFIG_PATH",
+        path,
+        "The platform's `config.yaml`, or its directory. What the environment says goes before it.",
+        default=None,
+        shown="in `CONFIGS_DIR`",
     )
     platform_url: str | None = setting(
         "PLATFORM_URL",
@@ -278,12 +393,15 @@ class Settings:
         "How messages come, as it is registered; `push` is the only way.",
         default="push",
         aliases=("MOLECULE_DELIVERY_MODE",),
+        keys=("a2a.delivery_mode",),
     )
     heartbeat_interval: float = setting(
         "WORKSPACE_HEARTBEAT_INTERVAL",
         seconds(0.05, 10.0),
         "Longest time between two heartbeats, at most 10; retries scale with it.",
         default=10.0,
+        keys=("observability.heartbeat_interval_seconds",),
+        parse_key=_platform_interval,
         unit="seconds",
     )
     wedged_after: float = setting(
@@ -391,6 +509,7 @@ class Settings:
         boolean,
         "Refuse messages and signals that carry no bearer.",
         default=False,
+        aliases=("MOLECULE_A2A_REQUIRE_AUTH",),
     )
     journal_retention: float = setting(
         "WORKSPACE_JOURNAL_RETENTION",
@@ -422,27 +541,67 @@ class Settings:
         default=600.0,
         unit="seconds",
     )
+    name: str | None = setting(
+        "WORKSPACE_NAME",
+        text,
+        "How the agent card calls the agent.",
+        default=None,
+        keys=("name",),
+        shown="`WORKSPACE_ID`",
+    )
+    description: str | None = setting(
+        "WORKSPACE_DESCRIPTION",
+        text,
+        "What the agent card says of it.",
+        default=None,
+        keys=("description",),
+        shown="a sentence that names the runtime",
+    )
+    version: str | None = setting(
+        "WORKSPACE_VERSION",
+        text,
+        "The agent's version on its card.",
+        default=None,
+        keys=("version",),
+        shown="that of workspace_adapter",
+    )
+    skills: tuple[str, ...] = setting(
+        "WORKSPACE_SKILLS",
+        words,
+        "Skills the agent card names beside `chat`.",
+        default=(),
+        keys=("skills",),
+    )
+    offers_streams: bool = setting(
+        "WORKSPACE_A2A_STREAMING",
+        boolean,
+        "Whether the agent card offers streams; who asks for one gets it.",
+        default=True,
+        keys=("a2a.streaming",),
+    )
     agent_card: str | None = setting(
         "WORKSPACE_AGENT_CARD", path, "A JSON file merged over our agent card.", default=None
     )
     log_level: str = setting(
         "WORKSPACE_LOG_LEVEL",
-        one_of("debug", "info", "warning", "error"),
-        "Least severe log line printed.",
+        _log_level,
+        "Least severe log line printed: `debug`, `info`, `warning`, `error`.",
         default="info",
+        aliases=("LOG_LEVEL",),
+        keys=("observability.log_level",),
     )
     log_format: str = setting(
         "WORKSPACE_LOG_FORMAT", one_of("text", "json"), "`json` for machines.", default="text"
     )
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+    def from_env(cls, environ: Mapping[str, str], config: Configuration = NO_FILE) -> Settings:
         """Parse and check everything.
 
         Raises:
             SettingsError: with every problem at once.
         """
-        settings = parse(cls, environ)
+        settings = parse(cls, environ, config)
         problems = settings.conflicts()
         if problems:
             raise SettingsError(problems)
@@ -506,11 +665,14 @@ def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
 def table(*settings_classes: type) -> str:
     """Return the settings as a Markdown table, as the README prints it."""
-    rows = ["| variable | default | unit | meaning |", "|---|---|---|---|"]
+    rows = ["| variable | `config.yaml` | default | unit | meaning |", "|---|---|---|---|---|"]
     for settings_class in settings_classes:
         for variable in variables(settings_class).values():
             names = ", ".join(f"`{name}`" for name in (variable.name, *variable.aliases))
-            rows.append(f"| {names} | {variable.shown_default} | {variable.unit} | {variable.help} |")
+            keys = ", ".join(f"`{key}`" for key in variable.keys)
+            rows.append(
+                f"| {names} | {keys} | {variable.shown_default} | {variable.unit} | {variable.help} |"
+            )
     return "\n".join(rows)
 
 

@@ -178,10 +178,11 @@ def _forget_down(
     options: argparse.Namespace, environ: Mapping[str, str], session_ids: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     from ..sidecar.adapters import build_adapter
+    from ..sidecar.configuration import read_configuration
     from ..sidecar.control.offline import forget
 
     try:
-        adapter = None if options.journal_only else build_adapter(environ)
+        adapter = None if options.journal_only else build_adapter(environ, read_configuration(environ))
     except SettingsError as error:
         raise WorkspaceAdapterError(
             f"nothing was forgotten, because the runtime cannot be asked without the sidecar's settings:"

@@ -6,13 +6,16 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..settings import effective
+from ..settings import Settings, effective, left_out, sources
 from ..turns import State
 from .asking import PATIENCE, ask, setting, state_dir
 from .parsing import add, duration
-from .printing import show
+from .printing import print_json, show, table
+
+if TYPE_CHECKING:
+    from ..adapter import RuntimeAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +34,15 @@ def declare(commands: Any) -> None:
 
 def _serve(options: argparse.Namespace, environ: MutableMapping[str, str]) -> int:
     from ..sidecar.adapters import configure
+    from ..sidecar.configuration import read_configuration
     from ..sidecar.logs import set_up
     from ..sidecar.port import bind
 
-    settings, adapter = configure(environ)
+    config = read_configuration(environ)
+    settings, adapter = configure(environ, config)
     set_up(settings.log_level, settings.log_format)
+    for why in left_out(_classes(adapter), environ, config):
+        logger.warning("left out of the configuration: %s", why)
     try:
         listener = bind(settings)
     except OSError as error:
@@ -88,10 +95,25 @@ def _status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _config(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ..sidecar.adapters import configure
+    from ..sidecar.configuration import read_configuration
 
-    settings, adapter = configure(environ)
-    shown = effective(settings)
-    if adapter.settings is not None:
-        shown |= effective(adapter.settings)
-    show(options, shown, list(shown.items()))
+    config = read_configuration(environ)
+    settings, adapter = configure(environ, config)
+    shown: dict[str, dict[str, str]] = {}
+    for given in (settings, adapter.settings):
+        if given is not None:
+            origin = sources(type(given), environ, config)
+            shown |= {
+                name: {"value": value, "from": origin[name]} for name, value in effective(given).items()
+            }
+    for why in left_out(_classes(adapter), environ, config):
+        print(f"left out: {why}", file=sys.stderr)
+    if options.json:
+        print_json(shown)
+    else:
+        table([(name, told["value"], told["from"]) for name, told in shown.items()])
     return 0
+
+
+def _classes(adapter: RuntimeAdapter) -> list[type]:
+    return [Settings] if adapter.Settings is None else [Settings, adapter.Settings]

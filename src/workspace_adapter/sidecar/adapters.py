@@ -7,10 +7,12 @@ import traceback
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from types import ModuleType
 
 from ..adapter import Capabilities, RuntimeAdapter
 from ..errors import ContractBroken, SettingsError
-from ..settings import Settings, parse, variables
+from ..settings import NO_FILE, Configuration, Reading, Settings, parse, read, variables
 from .fence import fence
 
 GROUP = "workspace_adapter.runtimes"
@@ -20,38 +22,109 @@ _OURS = ("blobs", "uploads")
 """Folders in the state directory that are cleared of what is not ours."""
 
 
-def load_adapter(name: str) -> type[RuntimeAdapter]:
-    """Return an adapter class by its registered name, or as ``module:Class``.
+_PLATFORM_NAMES = {"claude-code": "claude"}
+"""What the existing platform calls a runtime that is registered here by another name."""
+
+
+def load_adapter(name: str, *, registered_only: bool = False) -> type[RuntimeAdapter]:
+    """Return an adapter class by its registered name, as ``module:Class``, or as the module that has it.
+
+    Args:
+        registered_only: whether to import no module for it: to a file that others write.
 
     Raises:
-        SettingsError: saying what was looked for and what there is.
+        UnknownAdapter: saying what was looked for and what there is.
         ContractBroken: its module cannot be imported.
     """
     with fence("its import"):
-        found = _find(name)
+        found = _find(name, registered_only=registered_only)
     if isinstance(found, ImportError | AttributeError):
-        raise SettingsError((f"WORKSPACE_ADAPTER={name!r}: {found}",))
+        raise UnknownAdapter(f"{found}{_wants_the_platform(found)}") from found
+    if isinstance(found, ModuleType):
+        found = _only_class(found)
     if not (isinstance(found, type) and issubclass(found, RuntimeAdapter)):
-        raise SettingsError((f"WORKSPACE_ADAPTER={name!r} is not a RuntimeAdapter class",))
+        raise UnknownAdapter(f"it is not a RuntimeAdapter class{_of_the_platform(found)}")
     return found
 
 
-def _find(name: str) -> object:
+class UnknownAdapter(Exception):
+    """What is named is no adapter; a sentence without the name."""
+
+
+def _find(name: str, *, registered_only: bool) -> object:
     """Import what is named; return the error where there is no such thing."""
     module, colon, attribute = name.partition(":")
+    registered = {entry.name: entry for entry in entry_points(group=GROUP)}
+    entry = registered.get(_PLATFORM_NAMES.get(name, name))
     try:
-        if colon and module:
+        if entry is not None:
+            return entry.load()
+        if colon and module and not registered_only:
             return getattr(import_module(module), attribute)
-        registered = {entry.name: entry for entry in entry_points(group=GROUP)}
-        if name in registered:
-            return registered[name].load()
+        if not registered_only and _is_there(name):
+            return import_module(name)
     except (ImportError, AttributeError) as error:
         return error
     known = ", ".join(sorted(registered))
-    return ImportError(f"no such runtime; registered are {known}; or give module:Class")
+    return ImportError(
+        f"no such runtime; registered are {known}; for another one"
+        f" {'set WORKSPACE_ADAPTER=' if registered_only else 'give '}module:Class"
+    )
 
 
-def configure(environ: Mapping[str, str]) -> tuple[Settings, RuntimeAdapter]:
+def _is_there(module: str) -> bool:
+    """Whether there is such a module: a misspelt runtime is another error than a broken import."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        return False
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package it would be in
+        return False
+
+
+def _only_class(module: ModuleType) -> type[RuntimeAdapter]:
+    """Return the adapter of a module that the existing platform would be given: bare, without a class."""
+    named = getattr(module, "Adapter", None)
+    if isinstance(named, type) and issubclass(named, RuntimeAdapter):
+        return named
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, RuntimeAdapter)
+        and value.__module__ == module.__name__
+    ]
+    if len(own) == 1:
+        return own[0]
+    if own:
+        names = ", ".join(sorted(found.__name__ for found in own))
+        raise UnknownAdapter(f"it has more than one RuntimeAdapter class ({names}); give module:Class")
+    theirs = [value for value in vars(module).values() if _of_the_platform(value)]
+    raise UnknownAdapter(
+        f"it has no RuntimeAdapter class{_of_the_platform(named or next(iter(theirs), None))}"
+    )
+
+
+def _of_the_platform(found: object) -> str:
+    """Say what to do about an adapter that was written for the platform's own runtime."""
+    if isinstance(found, type) and any(base.__name__ == "BaseAdapter" for base in found.__mro__):
+        return f"; {found.__name__} {_STOCK}"
+    return ""
+
+
+def _wants_the_platform(error: ImportError | AttributeError) -> str:
+    wanted = (error.name or "").partition(".")[0]
+    return f"; an adapter that imports it {_STOCK}" if wanted == _PLATFORM_PACKAGE else ""
+
+
+_PLATFORM_PACKAGE = "molecule_runtime"
+_STOCK = (
+    "is of the platform's own runtime: set WORKSPACE_ADAPTER to one of this sidecar's, such as claude,"
+    " or write one (docs/write-an-adapter.md)"
+)
+
+
+def configure(environ: Mapping[str, str], config: Configuration = NO_FILE) -> tuple[Settings, RuntimeAdapter]:
     """Parse everything and build the adapter.
 
     Raises:
@@ -61,11 +134,11 @@ def configure(environ: Mapping[str, str]) -> tuple[Settings, RuntimeAdapter]:
     settings: Settings | None = None
     adapter: RuntimeAdapter | None = None
     try:
-        settings = Settings.from_env(environ)
+        settings = Settings.from_env(environ, config)
     except SettingsError as error:
         problems.extend(error.problems)
     try:
-        adapter = build_adapter(environ)
+        adapter = build_adapter(environ, config)
     except SettingsError as error:
         problems.extend(error.problems)
     if settings is None or adapter is None:
@@ -73,23 +146,29 @@ def configure(environ: Mapping[str, str]) -> tuple[Settings, RuntimeAdapter]:
     return settings, adapter
 
 
-def build_adapter(environ: Mapping[str, str]) -> RuntimeAdapter:
-    """Build the adapter that the environment names, with its own settings.
+def build_adapter(environ: Mapping[str, str], config: Configuration = NO_FILE) -> RuntimeAdapter:
+    """Build the adapter that the environment or the platform's file names, with its own settings.
 
     Raises:
         SettingsError: naming every variable that cannot work.
     """
+    variable = variables(Settings)["adapter"]
+    named = read(variable, environ, config) or Reading(variable.name, str(variable.default))
+    if named.problem:
+        raise SettingsError((named.problem,))
     try:
-        adapter_class = load_adapter(_adapter_name(environ))
+        adapter_class = load_adapter(named.value, registered_only=named.in_file)
         wanted = adapter_class.Settings
-        given = None if wanted is None else parse(wanted, environ)
+        given = None if wanted is None else parse(wanted, environ, config)
         with fence("its constructor"):
             adapter = adapter_class(given)
+        wrong = _wrong(adapter)
+    except UnknownAdapter as error:
+        wrong = str(error)
     except ContractBroken as error:
-        why = f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {error}{_cause(error)}"
-        raise SettingsError((why,)) from error
-    if wrong := _wrong(adapter):
-        raise SettingsError((f"WORKSPACE_ADAPTER={_adapter_name(environ)!r}: {wrong}",))
+        raise SettingsError((f"{named.source}={named.value!r}: {error}{_cause(error)}",)) from error
+    if wrong:
+        raise SettingsError((f"{named.source}={named.value!r}: {wrong}",))
     return adapter
 
 
@@ -115,9 +194,3 @@ def _cause(error: ContractBroken) -> str:
     cause = error.__cause__
     place = traceback.extract_tb(cause.__traceback__)[-1] if cause is not None else None
     return f" ({cause}; {place.filename}:{place.lineno})" if place is not None else ""
-
-
-def _adapter_name(environ: Mapping[str, str]) -> str:
-    variable = variables(Settings)["adapter"]
-    given = (environ.get(name) for name in (variable.name, *variable.aliases))
-    return next((name for name in given if name), str(variable.default))

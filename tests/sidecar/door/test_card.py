@@ -24,11 +24,7 @@ def read(configs: Path, **more: Any) -> dict[str, Any]:
     return card(settings, adapter_name="echo")
 
 
-def configure(configs: Path, yaml: str) -> None:
-    (configs / "config.yaml").write_text(yaml, encoding="utf-8")
-
-
-def test_without_a_configuration_it_names_the_workspace_and_its_runtime(configs: Path) -> None:
+def test_where_nothing_is_said_it_names_the_workspace_and_its_runtime(configs: Path) -> None:
     told = read(configs)
     assert told["name"] == "ws-1"
     assert "echo" in told["description"]
@@ -66,37 +62,17 @@ def test_the_sdk_would_write_the_same_card(configs: Path, require_auth: bool) ->
     assert told["defaultInputModes"], "and it understood more than nothing"
 
 
-@pytest.mark.parametrize(
-    ("yaml", "name", "description"),
-    [
-        ("name: Ada\ndescription: Writes code\n", "Ada", "Writes code"),
-        ("name: \"Ada: \\\"the\\\" first\"  # c\ndescription: 'it''s' # c\n", 'Ada: "the" first', "it's"),
-        ("name: Ada # the first\ndescription: a#b\n", "Ada", "a#b"),
-        ("model:\n  name: opus\n  description: no\nname: Ada\ndescription: yes\n", "Ada", "yes"),
-        ("description: |\n  one\n  two\n\nname: Ada\n", "Ada", "one\ntwo"),
-        ("description: >-\n  one\n  two\nname: Ada\n", "Ada", "one two"),
-        ("\ufeff# head\nname:   Ada  \ndescription: d\n", "Ada", "d"),
-    ],
-)
-def test_name_and_description_come_from_the_platforms_configuration(
-    configs: Path, yaml: str, name: str, description: str
-) -> None:
-    configure(configs, yaml)
-    told = read(configs)
-    assert (told["name"], told["description"]) == (name, description)
+def test_it_says_what_the_settings_say_of_the_agent(configs: Path) -> None:
+    told = read(configs, name="Ada", description="Writes code.", version="7", skills=("review", "plan"))
+    assert (told["name"], told["description"], told["version"]) == ("Ada", "Writes code.", "7")
+    assert [skill["id"] for skill in told["skills"]] == ["chat", "review", "plan"]
 
 
-@pytest.mark.parametrize(
-    "yaml", ["", "name:\n", "name: # nothing\n", 'name: "open\n', "name: 'open\n", "- a\n"]
-)
-def test_what_cannot_be_read_there_is_left_to_the_defaults(configs: Path, yaml: str) -> None:
-    configure(configs, yaml)
-    assert read(configs)["name"] == "ws-1"
-
-
-def test_a_configuration_that_is_no_text_changes_nothing(configs: Path) -> None:
-    (configs / "config.yaml").write_bytes(b"\xff\xfe\x00name: x")
-    assert read(configs)["name"] == "ws-1"
+def test_it_offers_no_streams_where_the_settings_say_so(configs: Path) -> None:
+    assert read(configs, offers_streams=False)["capabilities"] == {
+        "streaming": False,
+        "pushNotifications": False,
+    }
 
 
 def test_a_file_of_the_operators_is_merged_over_it(configs: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...settings import integer, one_of, path, setting, text, words
+from ...settings import integer, one_of, path, setting, words
 
 
 def _dollars(value: str) -> float:
@@ -15,6 +15,11 @@ def _dollars(value: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError("must be more than 0 and finite")
     return number
+
+
+def _model(value: str) -> str:
+    """Take a model as Claude Code knows it; the platform may put its provider before it."""
+    return value.removeprefix("anthropic:").removeprefix("anthropic/")
 
 
 def _sources(value: str) -> tuple[str, ...]:
@@ -32,10 +37,11 @@ class ClaudeSettings:
 
     model: str | None = setting(
         "WORKSPACE_CLAUDE_MODEL",
-        text,
+        _model,
         "The model.",
         default=None,
-        aliases=("MODEL",),
+        aliases=("MOLECULE_MODEL", "MODEL", "MODEL_PROVIDER"),
+        keys=("runtime_config.model", "model"),
         shown="Claude Code's own",
     )
     system_prompt_file: str | None = setting(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,13 +41,12 @@ def etag(body: bytes) -> str:
 
 def _ours(settings: Settings, adapter_name: str) -> dict[str, Any]:
     """In both dialects at once: 1.0's members, and beside them those that only 0.3 knows."""
-    told = _described(Path(settings.configs_dir) / "config.yaml")
     url = settings.url or f"http://{socket.gethostname()}:{settings.port}"
     return {
-        "name": told.get("name") or settings.workspace_id,
-        "description": told.get("description")
+        "name": settings.name or settings.workspace_id,
+        "description": settings.description
         or f"Workspace {settings.workspace_id}, an agent on {adapter_name}.",
-        "version": __version__,
+        "version": settings.version or __version__,
         "supportedInterfaces": [
             {"url": url, "protocolBinding": binding, "protocolVersion": version}
             for binding, version in _BINDINGS
@@ -56,7 +54,7 @@ def _ours(settings: Settings, adapter_name: str) -> dict[str, Any]:
         "url": url,
         "preferredTransport": "JSONRPC",
         "protocolVersion": "0.3",
-        "capabilities": {"streaming": True, "pushNotifications": False},
+        "capabilities": {"streaming": settings.offers_streams, "pushNotifications": False},
         "defaultInputModes": ["text/plain", "application/json", "application/octet-stream"],
         "defaultOutputModes": ["text/plain"],
         "skills": [
@@ -65,7 +63,11 @@ def _ours(settings: Settings, adapter_name: str) -> dict[str, Any]:
                 "name": "Chat",
                 "description": "Takes a request in words, with files where needed, and works on it.",
                 "tags": ["chat"],
-            }
+            },
+            *(
+                {"id": name, "name": name, "description": f"The skill {name}.", "tags": [name]}
+                for name in settings.skills
+            ),
         ],
         **(_BEARER if settings.require_auth else {}),
     }
@@ -94,48 +96,3 @@ def _merge(ours: Any, theirs: Any) -> Any:
         else:
             merged[key] = _merge(merged.get(key), value)
     return merged
-
-
-# --- config.yaml ------------------------------------------------------------------------
-
-_MEMBER = re.compile(r"(name|description):(?:[ \t]+(.*))?$")
-
-
-def _described(path: Path) -> dict[str, str]:
-    """Return ``name`` and ``description`` of the platform's configuration, where they are there.
-
-    Only these two top-level scalars are read, so no YAML library is needed: plain and
-    quoted ones, and blocks (``|``, ``>``).
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return {}
-    told = {}
-    for number, line in enumerate(lines):
-        if match := _MEMBER.match(line):
-            told[match[1]] = _scalar((match[2] or "").strip(), lines[number + 1 :])
-    return told
-
-
-def _scalar(value: str, following: list[str]) -> str:
-    if value.startswith('"'):
-        try:
-            return str(json.JSONDecoder().raw_decode(value)[0])
-        except ValueError:
-            return ""
-    if value.startswith("'"):
-        match = re.match(r"'((?:[^']|'')*)'", value)
-        return match[1].replace("''", "'") if match else ""
-    if value[:1] in ("|", ">"):
-        return _block(following, "\n" if value[0] == "|" else " ")
-    return re.sub(r"(?:^|\s+)#.*", "", value)
-
-
-def _block(following: list[str], joint: str) -> str:
-    lines = []
-    for line in following:
-        if line.strip() and not line.startswith((" ", "\t")):
-            break
-        lines.append(line.strip())
-    return joint.join(lines).strip()
