@@ -12,27 +12,36 @@ if TYPE_CHECKING:
     from .conformance import NotConformant, Report, check_adapter
     from .contract import Prompts
     from .fakes import ScriptedEnds, ScriptedHolds
+    from .platform import ContractBroken, FakePlatform, Fault, Times
     from .scripted_model import ScriptedModel
     from .suite import conformance_tests
 
 __all__ = [
+    "ContractBroken",
+    "FakePlatform",
+    "Fault",
     "NotConformant",
     "Prompts",
     "Report",
     "ScriptedEnds",
     "ScriptedHolds",
     "ScriptedModel",
+    "Times",
     "check_adapter",
     "conformance_tests",
 ]
 
 _ROOMS = {
+    "ContractBroken": "platform",
+    "FakePlatform": "platform",
+    "Fault": "platform",
     "NotConformant": "conformance",
     "Prompts": "contract",
     "Report": "conformance",
     "ScriptedEnds": "fakes",
     "ScriptedHolds": "fakes",
     "ScriptedModel": "scripted_model",
+    "Times": "platform",
     "check_adapter": "conformance",
     "conformance_tests": "suite",
 }

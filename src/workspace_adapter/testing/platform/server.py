@@ -1,0 +1,126 @@
+"""An HTTP server that can leave its port and come back to it, as a platform that is replaced does."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+import anyio
+import uvicorn
+from starlette.types import ASGIApp
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn that is told to stop by an event: it would look ten times a second otherwise."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.asked_to_stop = anyio.Event()
+
+    async def main_loop(self) -> None:
+        await self.asked_to_stop.wait()
+
+
+class Server:
+    """uvicorn on 127.0.0.1; made and used in one event loop.
+
+    Args:
+        port: 0 takes a free one.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self._app = app
+        # Bound and never listening: the port stays ours also while connections are refused.
+        self._place = _bound(port)
+        self.port: int = self._place.getsockname()[1]
+        self._listener: socket.socket | None = self._listening()
+        self._uvicorn: _Uvicorn | None = None
+        self._here = anyio.Event()
+        self._here.set()
+        self._over = False
+
+    async def run(self) -> None:
+        """Serve until it is closed."""
+        try:
+            while True:
+                await self._here.wait()
+                listener, self._listener = self._listener, None
+                if self._over or listener is None:
+                    break
+                self._uvicorn = _Uvicorn(
+                    uvicorn.Config(
+                        self._app,
+                        interface="asgi3",
+                        lifespan="off",
+                        log_config=None,
+                        access_log=False,
+                        server_header=False,
+                        ws="none",
+                    )
+                )
+                await self._uvicorn.serve(sockets=[listener])
+        finally:
+            self._place.close()
+            if listener is not None:
+                listener.close()
+
+    def leave(self) -> None:
+        """Refuse connections from now on, and reset those that are open."""
+        if self._here.is_set():
+            self._here = anyio.Event()
+            self._stop()
+
+    def come_back(self) -> None:
+        """Listen again."""
+        if not self._here.is_set():
+            self._listener = self._listening()
+            self._here.set()
+
+    def close(self) -> None:
+        """End for good."""
+        self._over = True
+        self._here.set()
+        self._stop()
+
+    def reset(self, client: object) -> None:
+        """Reset the connection of one client."""
+        for connection in self._connections():
+            if connection.client == client:
+                _reset(connection)
+
+    def _stop(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._uvicorn is not None:
+            for listening in getattr(self._uvicorn, "servers", ()):  # none before it has started
+                listening.close()
+            self._uvicorn.force_exit = True
+            self._uvicorn.asked_to_stop.set()
+            for connection in self._connections():
+                _reset(connection)
+
+    def _connections(self) -> list[Any]:
+        return list(self._uvicorn.server_state.connections) if self._uvicorn is not None else []
+
+    def _listening(self) -> socket.socket:
+        listener = _bound(self.port)
+        listener.listen(1024)
+        return listener
+
+
+def _bound(port: int) -> socket.socket:
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
+    made.bind(("127.0.0.1", port))
+    return made
+
+
+def _reset(connection: Any) -> None:
+    open_socket = connection.transport.get_extra_info("socket")
+    if open_socket is not None:
+        # Linger for no time: closing sends a reset.
+        open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.transport.abort()
