@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from workspace_adapter.sidecar import serve
+from workspace_adapter.sidecar.app import MetricsMissing
+
 from .walks.workspace import workspace
 
 HEAVY = frozenset(
@@ -60,7 +63,9 @@ def noticed(modules: set[str]) -> set[str]:
     """Name the distributions behind modules, and the heavy ones of the standard library."""
     owners = packages_distributions()
     found = {module.partition(".")[0] for module in modules} & HEAVY
-    for module in {m.partition(".")[0] for m in modules} - sys.stdlib_module_names - {"google"}:
+    for module in (
+        {m.partition(".")[0] for m in modules} - sys.stdlib_module_names - {"google", "opentelemetry"}
+    ):
         found |= {owner.lower().replace("_", "-") for owner in owners.get(module, ())}
     for prefix, owner in (
         ("google.protobuf", "protobuf"),
@@ -68,6 +73,9 @@ def noticed(modules: set[str]) -> set[str]:
         ("google.api.", "googleapis-common-protos"),
         ("google.rpc.", "googleapis-common-protos"),
         ("google.api_core", "google-api-core"),
+        ("opentelemetry.trace", "opentelemetry-api"),
+        ("opentelemetry.sdk", "opentelemetry-sdk"),
+        ("opentelemetry.exporter", "opentelemetry-exporter-otlp-proto-http"),
     ):
         if any(module.startswith(prefix) for module in modules):
             found.add(owner)
@@ -102,3 +110,10 @@ async def test_an_idle_sidecar_has_loaded_what_the_a2a_sdk_needs_and_nothing_els
 @pytest.mark.parametrize("module", ["workspace_adapter.runtimes.claude", "workspace_adapter.cli"])
 def test_a_vendor_sdk_waits_until_it_is_needed(module: str) -> None:
     assert not noticed(loaded_by(module)) & {"claude-agent-sdk", "a2a-sdk", "mcp"}
+
+
+def test_without_its_extra_the_metrics_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "workspace_adapter.sidecar.metrics", raising=False)
+    with pytest.raises(MetricsMissing, match=r"workspace-adapter\[metrics\]"):
+        serve._load_metrics()

@@ -146,7 +146,9 @@ def test_every_pair_of_settings_that_is_checked_is_on_the_page() -> None:
 
 def test_the_endpoints_are_those_of_the_edge() -> None:
     listed = {code(row[0])[0].split()[1]: row[2] for row in rows("endpoints")}
-    assert listed.keys() == {"/", edge.HEALTH, edge.READY, edge.STATUS, edge.SIGNAL, edge.CARD}
+    assert listed.keys() == {
+        *("/", edge.HEALTH, edge.READY, edge.STATUS, edge.METRICS, edge.SIGNAL, edge.CARD)
+    }
     assert {path for path, bearer in listed.items() if bearer == "no"} == edge._PUBLIC
 
 

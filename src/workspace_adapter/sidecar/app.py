@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -37,11 +37,23 @@ class Drainer(Protocol):
         """Drain, and report once that is acknowledged."""
 
 
+class Scraped(NamedTuple):
+    """What a scraper is told."""
+
+    body: bytes
+    media_type: str
+
+
+class MetricsMissing(Exception):
+    """The extra that ``/metrics`` needs is not installed."""
+
+
 def create_app(
     *,
     codec: ASGIApp,
     drainer: Drainer,
     status: Callable[[], Mapping[str, Any]],
+    metrics: Callable[[str], Awaitable[Scraped]],
     ready: Callable[[], tuple[bool, str]],
     settings: Settings,
     card: Mapping[str, Any],
@@ -52,6 +64,8 @@ def create_app(
     Args:
         codec: what is given every request that is not the workspace's own.
         status: what ``/status`` shows to who has the bearer.
+        metrics: what ``/metrics`` shows to them, in a form that an ``Accept`` header allows;
+            raises ``MetricsMissing``.
         ready: whether messages are accepted, else why not.
         delivered: told of each turn whose end was written to a caller who was there.
     """
@@ -60,6 +74,7 @@ def create_app(
         Route(edge.HEALTH, _healthy, methods=["GET"]),
         Route(edge.READY, _ready_endpoint(ready), methods=["GET"]),
         Route(edge.STATUS, _status_endpoint(status), methods=["GET"]),
+        Route(edge.METRICS, _metrics_endpoint(metrics), methods=["GET"]),
         Route(edge.SIGNAL, _signal_endpoint(drainer, settings.workspace_id), methods=["POST"]),
     ]
     routed = Starlette(routes=routes)
@@ -109,6 +124,17 @@ def _ready_endpoint(ready: Callable[[], tuple[bool, str]]) -> Endpoint:
 def _status_endpoint(status: Callable[[], Mapping[str, Any]]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         return JSONResponse(dict(status()))
+
+    return endpoint
+
+
+def _metrics_endpoint(metrics: Callable[[str], Awaitable[Scraped]]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        try:
+            scraped = await metrics(request.headers.get("accept", ""))
+        except MetricsMissing as error:
+            return JSONResponse({"error": str(error)}, status_code=501)
+        return Response(scraped.body, headers={"content-type": scraped.media_type})
 
     return endpoint
 

@@ -56,6 +56,12 @@ class LifeChildren:
         return await _end(lambda mark: mark == self.mark, ())
 
 
+def alive(journal: Journal) -> int:
+    """Count the processes that this process's lives have running; takes as long as reading ``/proc``."""
+    this_boot = f"{journal.id}.{journal.boot_id}."
+    return len(_found(lambda mark: mark.startswith(this_boot), set(), set()))
+
+
 def end_this_boot(journal: Journal) -> None:
     """End everything this process's lives left running, from any thread."""
     this_boot = f"{journal.id}.{journal.boot_id}."

@@ -13,12 +13,16 @@ from ..errors import JournalUnavailable
 from ..ledger import Ledger
 from ..turns import TOLD, State
 from ..wire import RestartSignal
+from .durations import WAITS, Durations
 from .gate import Switch
 from .journal import Journal
 
 logger = logging.getLogger(__name__)
 
 CLOSED_BY = "drain"
+
+KEPT = "drains"
+"""The key under which the journal keeps what drains took: a stop, as a rule, follows each."""
 
 
 class SignalTooSoon(Exception):
@@ -48,6 +52,8 @@ class Drainer:
         """Seconds a drain waits unless its caller says less."""
         self.journal: Journal | None = None
         """Where settled turns are marked; before it is open nothing runs that could be."""
+        self.took = Durations(WAITS)
+        """What drains took until they were acknowledged, also those of earlier lives."""
         self.reopen: Callable[[], None] = lambda: None
         """Called when turns may start again."""
         self._changed = anyio.Event()
@@ -148,6 +154,9 @@ class Drainer:
     async def _acknowledge(self) -> None:
         report = self._drain.report
         if report is not None:
+            self.took.observe(report.took)
+            if self.journal is not None:
+                self.journal.note(KEPT, self.took.as_text())
             settled = [*report.parked, *report.held]
             try:
                 if self.journal is not None and settled:

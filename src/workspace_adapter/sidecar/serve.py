@@ -35,7 +35,7 @@ from ..resume import Limits
 from ..settings import STOP_MARGIN, Settings, effective, without_secrets
 from ..turns import State
 from .adapter_life import running
-from .app import create_app
+from .app import MetricsMissing, Scraped, create_app
 from .bell import Bell
 from .boot import Recovery
 from .children import LifeChildren, end_this_boot
@@ -46,6 +46,7 @@ from .doctor.finding import Status
 from .door.card import card
 from .door.parts import Uploads
 from .door.waiting import WaitingRoom
+from .drainer import KEPT as DRAINS
 from .drainer import Drainer
 from .fence import fence
 from .forgetting import Forgetting
@@ -54,12 +55,16 @@ from .gate import Switch
 from .housekeeping import Housekeeping
 from .journal import BELIEVED, Journal, this_machine
 from .last_resort import LastResort
+from .lives import KEPT as LIVES
+from .lives import Lives
 from .mounts import mount_here
 from .sessions.lane import Bounds, Ground
 from .sessions.sessions import Sessions
+from .tally import Tally
 
 if TYPE_CHECKING:
     from .door.door import Door
+    from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +106,7 @@ class Sidecar:
         self._url = settings.url or f"http://{socket.gethostname()}:{port}"
         self._environ = without_secrets(environ)
         self._boot_id = secrets.token_hex(8)
-        self._started = time.monotonic()
+        self._started, self._started_at = time.monotonic(), time.time()
         self._state_dir = Path(settings.state_dir)
         self._switch = Switch()
         self._housekeeping = Housekeeping(self._switch, retention=settings.journal_retention)
@@ -114,10 +119,15 @@ class Sidecar:
         )
         self._room = WaitingRoom(hold_limit=settings.hold_limit)
         self._front = Front(self._room, places=settings.held_limit)
+        self._tally = Tally()
+        self._lives = Lives()
+        self._metrics: Metrics | None = None
+        self._sessions: Sessions | None = None
         self._journal: Journal | None = None
         self._door: Door | None = None
         self._working = False
         self._open = False
+        self._opened_after: float | None = None
         self._stop_asked = 0
         self._abandon = anyio.CancelScope()
         self._served = anyio.Event()
@@ -154,6 +164,9 @@ class Sidecar:
                         # Also where it is an error that ends us.
                         self._send_away()
                         await self._stop_serving(server)
+                        if self._stop_asked:
+                            self._lives.stop()
+                            journal.note(LIVES, self._lives.as_text())
                         await journal.close()
             await self._stop_serving(server)
             tasks.cancel_scope.cancel()
@@ -165,6 +178,7 @@ class Sidecar:
             codec=self._front,
             drainer=self._drainer,
             status=self._status,
+            metrics=self._scrape,
             ready=self._ready,
             settings=settings,
             card=card(settings, adapter_name=self._adapter.name),
@@ -211,6 +225,9 @@ class Sidecar:
 
     async def _live(self, journal: Journal, server: uvicorn.Server) -> None:
         settings = self._settings
+        self._lives = Lives.parse(journal.noted(LIVES))
+        self._lives.begin()
+        journal.note(LIVES, self._lives.as_text())
         adapter_dir = self._state_dir / self._adapter.name
         try:
             adapter_dir.mkdir(mode=0o700, exist_ok=True)
@@ -232,7 +249,7 @@ class Sidecar:
             awaited=self._bell.heard,
             clock=journal.clock,
         )
-        sessions = Sessions(
+        sessions = self._sessions = Sessions(
             ground=Ground(
                 adapter=self._adapter,
                 journal=journal,
@@ -256,6 +273,8 @@ class Sidecar:
         drainer.reopen = sessions.start_what_may
         sessions.on_change = drainer.look
         sessions.on_end = drainer.turn_left
+        sessions.on_start = self._tally.started
+        sessions.on_told = self._tally.told
         control = Control(
             journal=journal,
             sessions=sessions,
@@ -279,6 +298,7 @@ class Sidecar:
             for turn in await recovery.unfinished():
                 sessions.submit(turn)
             logger.info("%d turns to continue or start", len(self._ledger.waiting))
+            drainer.took.add(journal.noted(DRAINS))
             drainer.journal = journal
             self._working = True
             rooms.start_soon(sessions.run)
@@ -304,6 +324,7 @@ class Sidecar:
         self._front.show(create_codec(self._door))
         self._room.open()
         self._open = True
+        self._opened_after = time.monotonic() - self._started
         logger.info("open: %s", self._url)
         await self._check()
 
@@ -367,6 +388,40 @@ class Sidecar:
             return False, "stopping"
         return True, "ready"
 
+    def _state(self) -> str:
+        return str(self._drainer.state) if self._working else "booting"
+
+    async def _scrape(self, accept: str) -> Scraped:
+        """What a scraper is shown.
+
+        Raises:
+            MetricsMissing: the extra is not installed.
+        """
+        if self._metrics is None:
+            made = await anyio.to_thread.run_sync(_load_metrics)
+            self._metrics = self._metrics or made(
+                settings=self._settings,
+                info={
+                    "workspace_id": self._settings.workspace_id,
+                    "version": __version__,
+                    "adapter": self._adapter.name,
+                    "boot_id": self._boot_id,
+                },
+                started=self._started_at,
+                ready=lambda: self._ready()[0],
+                state=self._state,
+                opened_after=lambda: self._opened_after,
+                ledger=self._ledger,
+                switch=self._switch,
+                drainer=self._drainer,
+                room=self._room,
+                housekeeping=self._housekeeping,
+                tally=self._tally,
+                lives=lambda: self._lives,
+            )
+        self._metrics.journal, self._metrics.sessions = self._journal, self._sessions
+        return await self._metrics.scrape(accept)
+
     def _status(self) -> dict[str, Any]:
         """What the operator is shown of a live sidecar."""
         journal = self._journal
@@ -380,7 +435,7 @@ class Sidecar:
             "adapter": self._adapter.name,
             "gate_covers": capabilities.covers if capabilities.gate else None,
             "at_closed_gate": capabilities.gate,
-            "state": str(self._drainer.state) if self._working else "booting",
+            "state": self._state(),
             "gate": "open" if self._switch.opened else f"closed by {', '.join(self._switch.closed_by)}",
             "active_tasks": len(self._ledger),
             "running": [running.turn_id for running in self._ledger],
@@ -443,6 +498,23 @@ def _load_door() -> tuple[type[Door], Callable[[Door], ASGIApp]]:
     gc.freeze()
     gc.enable()
     return Door, create_codec
+
+
+def _load_metrics() -> type[Metrics]:
+    """Import what renders metrics, and the extra with it.
+
+    Raises:
+        MetricsMissing: it is not installed.
+    """
+    try:
+        from .metrics import Metrics
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise MetricsMissing(
+            "metrics need an extra that is not installed: pip install 'workspace-adapter[metrics]'"
+        ) from None
+    return Metrics
 
 
 async def _run(

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from workspace_adapter.drain import Report
 from workspace_adapter.settings import Settings
-from workspace_adapter.sidecar.app import create_app
+from workspace_adapter.sidecar.app import MetricsMissing, Scraped, create_app
 from workspace_adapter.sidecar.bell import Bell
 from workspace_adapter.sidecar.door.card import card
 from workspace_adapter.sidecar.door.codec import create_codec
@@ -84,6 +84,7 @@ class Stage:
         self.sessions = Played(journal)
         self.drainer = HeardSignals()
         self.ready = (True, "ready")
+        self.metrics: bytes | None = b"ready 1"
         self.room = WaitingRoom(hold_limit=settings.hold_limit)
         self.door = Door(
             journal=journal,
@@ -98,6 +99,7 @@ class Stage:
             codec=create_codec(self.door),
             drainer=self.drainer,
             status=lambda: {"state": "serving"},
+            metrics=self.scraped,
             ready=lambda: self.ready,
             settings=settings,
             card=card(settings, adapter_name="played"),
@@ -108,6 +110,12 @@ class Stage:
             base_url="http://workspace",
             timeout=DEADLINE,
         )
+
+    async def scraped(self, accept: str) -> Scraped:
+        """What ``/metrics`` shows."""
+        if self.metrics is None:
+            raise MetricsMissing("install the extra")
+        return Scraped(self.metrics, f"for {accept}")
 
     # --- callers --------------------------------------------------------------------
 

@@ -366,6 +366,31 @@ async def test_who_is_heard(
             assert (await door.http.get(path, headers=WRONG)).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/status", "/metrics"])
+async def test_what_operators_see_is_shown_to_the_bearer_alone(tmp_path: Path, path: str) -> None:
+    async with stage(tmp_path) as door:
+        unknown = await door.http.get(path, headers=RIGHT)
+        assert (unknown.status_code, "is missing" in unknown.text) == (401, True)
+        know_secret(tmp_path)
+        for headers in (NONE, WRONG):
+            refused = await door.http.get(path, headers=headers)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert (await door.http.get(path, headers=RIGHT)).status_code == 200
+        assert (await door.http.post(path, headers=RIGHT, json={})).status_code == 405
+
+
+async def test_metrics_come_in_the_form_the_scraper_takes(door: Stage, tmp_path: Path) -> None:
+    bearer = know_secret(tmp_path)
+    shown = await door.http.get("/metrics", headers={**bearer, "accept": "text/plain"})
+    assert (shown.content, shown.headers["content-type"]) == (door.metrics, "for text/plain")
+
+
+async def test_metrics_without_their_extra_say_what_to_install(door: Stage, tmp_path: Path) -> None:
+    bearer, door.metrics = know_secret(tmp_path), None
+    refused = await door.http.get("/metrics", headers=bearer)
+    assert (refused.status_code, refused.json()) == (501, {"error": "install the extra"})
+
+
 async def test_a_refused_caller_is_not_even_read(tmp_path: Path) -> None:
     know_secret(tmp_path)
     async with stage(tmp_path) as door:

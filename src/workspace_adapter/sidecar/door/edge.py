@@ -38,10 +38,11 @@ CARD = "/.well-known/agent-card.json"
 HEALTH = "/healthz"
 READY = "/readyz"
 STATUS = "/status"
+METRICS = "/metrics"
 SIGNAL = "/signals/restart_pending"
 
 _PUBLIC = frozenset({CARD, HEALTH, READY})
-_BINDINGS = {"/": Binding.RPC, SIGNAL: Binding.SIGNAL, STATUS: Binding.PLAIN}
+_BINDINGS = {"/": Binding.RPC, SIGNAL: Binding.SIGNAL, STATUS: Binding.PLAIN, METRICS: Binding.PLAIN}
 _CONTENT_TYPES = frozenset({"application/json", "application/a2a+json"})
 FULL_HOUSE_RETRY = 5
 """Seconds after which a caller that found every place taken may try again."""

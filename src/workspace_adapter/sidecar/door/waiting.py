@@ -22,6 +22,10 @@ class WaitingRoom:
         self._waits: set[anyio.CancelScope] = set()
         self._stop: Refusal | None = None
 
+    def __len__(self) -> int:
+        """Return how many wait now."""
+        return len(self._waits)
+
     def open(self) -> None:
         """Let in whoever waits for the workspace to start: what earlier lives left is submitted."""
         self._opened.set()

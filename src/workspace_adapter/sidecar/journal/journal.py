@@ -20,6 +20,7 @@ import anyio.to_thread
 from ...errors import JournalError, JournalUnavailable
 from ...events import SessionHandle, ToolCall
 from ...turns import Notice, Outcome, State, Turn
+from ..durations import Durations
 from . import ownership, salvage, schema, verbs
 from .blobs import INLINE_LIMIT, Blobs, Body
 from .checkpoints import Checkpoints
@@ -205,8 +206,19 @@ class Journal(Queries):
         """Leave the next life what it needs, soon; losing it costs an hour's precision."""
         if self._machine is not None and self._timeline is not None:
             now = self._machine()
-            self._kept_at, kept = now.uptime, self._timeline.keep(now).as_text()
-            self._writer.post(lambda tx: verbs.note(tx, KEPT, kept))
+            self._kept_at = now.uptime
+            self.note(KEPT, self._timeline.keep(now).as_text())
+
+    # --- notes about the workspace --------------------------------------------------
+
+    def noted(self, key: str) -> str | None:
+        """Return what a life left under this key."""
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return rows[0][0] if rows else None
+
+    def note(self, key: str, text: str) -> None:
+        """Leave something for later lives, soon; who writes it can bear its loss."""
+        self._writer.post(lambda tx: verbs.note(tx, key, text))
 
     # --- the life of a turn -------------------------------------------------------
 
@@ -488,6 +500,16 @@ class Journal(Queries):
 
     # --- upkeep -------------------------------------------------------------------
 
+    @property
+    def commits(self) -> Durations:
+        """What each transaction took, its fsync included."""
+        return self._writer.commits
+
+    @property
+    def failures(self) -> int:
+        """Transactions that came to nothing."""
+        return self._writer.failures
+
     def check(self) -> None:
         """Return while nothing of the file was found damaged.
 
@@ -544,11 +566,7 @@ class Journal(Queries):
     @property
     def has_traces(self) -> bool:
         """Whether bytes of what was forgotten may still stand in the files."""
-        return self._traces() is not None
-
-    def _traces(self) -> str | None:
-        rows = self._rows("SELECT value FROM meta WHERE key = ?", verbs.TRACES)
-        return rows[0][0] if rows else None
+        return self.noted(verbs.TRACES) is not None
 
     async def drive_out(self) -> float:
         """Write the file anew, without what no row holds; return the seconds every write had to wait.
@@ -576,7 +594,7 @@ class Journal(Queries):
                 connection.execute("PRAGMA temp_store=MEMORY")
             return time.monotonic() - began
 
-        traces = self._traces()  # what is deleted from here on has to wait for the next time
+        traces = self.noted(verbs.TRACES)  # what is deleted from here on has to wait for the next time
         waited = await self._writer.between(rewrite)
         await self._empty_log()
         await self._writer.run(lambda tx: verbs.has_no_traces(tx, traces))

@@ -56,6 +56,9 @@ UNION ALL
 SELECT state, count(*) FROM turns WHERE ended_at IS NOT NULL GROUP BY state
 """
 
+_OLDEST_WAITING = "SELECT min(accepted_at) FROM turns WHERE ended_at IS NULL AND state = 'accepted'"
+_MOST_ATTEMPTS = "SELECT coalesce(max(attempt), 0) FROM turns WHERE ended_at IS NULL"
+
 
 def turn_of(row: Row, read: Callable[[str], bytes | None]) -> Turn:
     """Read a row of ``SELECT_TURN``.
@@ -316,6 +319,14 @@ class Queries:
         """Return how many turns there are in each state."""
         counted: dict[str, int] = dict(self._rows(_COUNTS))
         return {state: counted.get(state, 0) for state in State}
+
+    def oldest_waiting(self) -> float | None:
+        """Return when the message was accepted that has waited longest, in the journal's own time."""
+        return self._rows(_OLDEST_WAITING)[0][0]  # type: ignore[no-any-return]
+
+    def most_attempts(self) -> int:
+        """Return how often the turn was started that was started most, of those not ended."""
+        return int(self._rows(_MOST_ATTEMPTS)[0][0])
 
     def size_bytes(self) -> int:
         """Return what the journal holds, large bodies included, in bytes."""

@@ -13,6 +13,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import JournalError, JournalTaken, JournalUnavailable, WorkspaceAdapterError
+from ..durations import MOMENTS, Durations
 from .blobs import Blobs
 from .checkpoints import LOG_LIMIT, Checkpoints
 from .damage import Suspicion, Unreadable, shows_damage
@@ -117,6 +119,10 @@ class Writer:
         self._on_change = on_change
         self._on_health = on_health
         self._healthy = True
+        self.commits = Durations(MOMENTS)
+        """What each transaction took, waiting for its fsync included."""
+        self.failures = 0
+        """Transactions that came to nothing."""
 
         self._loop = asyncio.get_running_loop()
         self._gathered: list[_Waiting] = []
@@ -243,7 +249,7 @@ class Writer:
             return batch
 
     def _commit(self, batch: list[_Waiting]) -> None:
-        idle = self._checkpoints.idle
+        idle, began = self._checkpoints.idle, time.perf_counter()
         connection = self._connection
         transaction = Transaction(connection, self._boot_id, self._blobs)
         try:
@@ -253,8 +259,10 @@ class Writer:
             answers = [self._try(transaction, waiting) for waiting in batch]
             connection.execute("COMMIT")
             log_bytes = self._check_files()
+            self.commits.observe(time.perf_counter() - began)
         except (sqlite3.Error, OSError, JournalError, Unreadable) as error:
             self._roll_back()
+            self.failures += 1
             log_bytes = None
             answers = [_Answer(waiting.future, error=self._failure(error)) for waiting in batch]
             transaction.changed.clear()

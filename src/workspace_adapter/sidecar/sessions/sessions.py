@@ -16,7 +16,7 @@ from ...adapter import Part, StopReason, TurnRequest
 from ...errors import BadMessage, InvalidTransition, TurnFailed
 from ...ledger import Ledger, Running
 from ...resume import Action, Evidence, Verdict
-from ...turns import CANCELABLE, Outcome, OutcomeKind, State, Turn
+from ...turns import CANCELABLE, TOLD, Outcome, OutcomeKind, State, Turn
 from ..boot import Recovery, message_of
 from ..fence import cancelled_by_us
 from ..gate import SessionGate, Switch
@@ -76,6 +76,10 @@ class Sessions:
         """A running turn's calls changed."""
         self.on_end: Callable[[str, State | None], None] = lambda turn_id, state: None
         """A turn left the ledger, in this state; ``None`` when the journal forgot it."""
+        self.on_start: Callable[[Turn, Turn, Verdict], None] = lambda before, started, verdict: None
+        """An attempt was charged; the turn as it was, and as it is."""
+        self.on_told: Callable[[Turn], None] = lambda turn: None
+        """A turn ended, or was suspended."""
 
     # --- for the door and the operator ----------------------------------------------
 
@@ -109,6 +113,7 @@ class Sessions:
         )
         if canceled is None:
             return None
+        self.on_told(canceled)
         logger.info("turn %s: canceled, because %s", turn_id, cause, extra={"turn_id": turn_id})
         self._ledger.withdraw(turn_id)
         self._expiring.pop(turn_id, None)
@@ -336,6 +341,7 @@ class Sessions:
         except InvalidTransition as error:
             logger.info("%s", error)
             return _Next.NOTHING, None
+        self.on_start(turn, started, verdict)
         self._asked_again.discard(turn.id)
         running.attempt = started.attempt
         log = EventLog(self._journal, turn.id, started.attempt, verdict, clock=self._clock)
@@ -424,7 +430,7 @@ class Sessions:
         cut: str | None = None,
     ) -> None:
         reason = "" if kind is OutcomeKind.ANSWERED else because
-        await insist(
+        changed = await insist(
             lambda: self._journal.change(
                 turn_id,
                 expect=expect,
@@ -436,6 +442,8 @@ class Sessions:
                 now=self._clock(),
             )
         )
+        if changed is not None:
+            self.on_told(changed)
         logger.info("turn %s: %s, because %s", turn_id, to, because, extra={"turn_id": turn_id})
 
     async def _finish(self, lane: Lane, end: End) -> None:
@@ -462,6 +470,8 @@ class Sessions:
                 now=self._clock(),
             )
         )
+        if finished is not None and finished.state in TOLD:
+            self.on_told(finished)
         if free:  # it parked because of our disk, which is no strike against it
             await insist(lambda: self._journal.settle([turn.id]))
         logger.info(
