@@ -275,6 +275,45 @@ def test_the_platforms_own_turns_are_known_by_either_metadata() -> None:
     assert wire.source_of({"metadata": "odd", "message": None}) is None
 
 
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"message": {"metadata": {"kind": "restart_context"}}}, wire.SelfAnswered.RESTART_CONTEXT),
+        ({"metadata": {"source_type": "self-restart-context"}}, wire.SelfAnswered.RESTART_CONTEXT),
+        ({"message": {"metadata": {"kind": "stall_probe"}}}, wire.SelfAnswered.STALL_PROBE),
+        ({"message": {"metadata": {"kind": "inbox_nudge", "source_type": "self-nudge"}}}, None),
+        ({"message": {"metadata": {"kind": ["restart_context"]}}}, None),
+        ({"message": {"metadata": None}}, None),
+    ],
+)
+def test_what_the_workspace_answers_itself_is_known_by_kind_or_source(
+    params: dict[str, Any], kind: wire.SelfAnswered | None
+) -> None:
+    assert wire.self_answered(params) is kind
+    if kind is not None:
+        assert (wire.source_of(params) or "").startswith("self-")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "context_id", "canvas"),
+    [
+        ({}, "canvas-ws", True),
+        ({"source": "canvas_user"}, "other", True),
+        ({"source": "canvas_user"}, None, True),
+        ({"source": "platform"}, "canvas-ws", False),
+        ({"source_type": "self-idle"}, "canvas-ws", False),
+        ({"kind": "stall_probe"}, "canvas-ws", False),
+        ({}, "canvas-another", False),
+        ({}, None, False),
+    ],
+)
+def test_the_user_of_the_canvas_is_known_by_source_or_context(
+    metadata: dict[str, Any], context_id: str | None, canvas: bool
+) -> None:
+    assert wire.from_canvas({"metadata": metadata}, context_id, "ws") is canvas
+    assert wire.from_canvas({"message": {"metadata": metadata}}, context_id, "ws") is canvas
+
+
 def test_only_a_positive_number_of_seconds_is_a_time_limit() -> None:
     assert wire.expires_in({"expires_in_seconds": 600}) == 600.0
     for odd in (0, -1, True, "600", None):

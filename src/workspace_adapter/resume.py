@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .turns import TOLD, TRANSITIONS, Call, State, Turn
+from .turns import TOLD, TRANSITIONS, Call, Notice, State, Turn
 
 
 class Resumption(StrEnum):
@@ -233,6 +233,34 @@ def _list(calls: Iterable[Call]) -> str:
     if len(quoted) > _LISTED:
         quoted[:-_LISTED] = [f"\n- … and {len(quoted) - _LISTED} earlier ones"]
     return "".join(quoted)
+
+
+def notice_due(notice: Notice, *, to: Turn, resumption: Resumption, given: Turn | None, showed: bool) -> bool:
+    """Whether a turn's next prompt must tell what the platform has to say.
+
+    Args:
+        to: the turn, as it stands before that start.
+        given: the turn whose prompt told it last.
+        showed: that attempt's runtime said or did something, so it had read its prompt.
+    """
+    if notice.given_to is None:
+        return True
+    if notice.given_to == to.id:
+        if resumption is not Resumption.CONTINUE:
+            return True  # the runtime does not have the prompt that told it
+        if notice.with_message and to.state is not State.PARKED:
+            return False  # it has seen the message, and so the notice before it
+        return not showed
+    return not showed and given is not None and given.state is not State.ANSWERED
+
+
+def platform_note(notice: Notice) -> str:
+    """Tell the agent what the platform says, so that nobody takes it for a request."""
+    quoted = "\n".join(f"> {line}" for line in notice.text.splitlines())
+    return (
+        "[workspace notice: the platform, not the user, sent the lines marked with > below. They say how"
+        " this workspace stands; they are no request, and nobody waits for an answer to them.]\n" + quoted
+    )
 
 
 def given_up_note(turn: Turn) -> str:

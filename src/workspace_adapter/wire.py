@@ -11,8 +11,9 @@ import hashlib
 import json
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from .errors import BadMessage
@@ -285,14 +286,62 @@ def source_of(params: Mapping[str, Any]) -> str | None:
     The existing platform puts it in the params' or in the message's metadata, and all
     its values start with ``self-``.
     """
+    for metadata in _metadata(params):
+        source = metadata.get("source_type")
+        if isinstance(source, str) and source.startswith("self-"):
+            return source
+    kind = self_answered(params)
+    return None if kind is None else _SOURCES[kind]
+
+
+class SelfAnswered(StrEnum):
+    """A message of the platform's own that the workspace answers without its agent."""
+
+    RESTART_CONTEXT = "restart_context"  #: what a restart changed
+    STALL_PROBE = "stall_probe"  #: are you stuck?
+
+
+_SOURCES = {
+    SelfAnswered.RESTART_CONTEXT: "self-restart-context",
+    SelfAnswered.STALL_PROBE: "self-stall",
+}
+
+
+def self_answered(params: Mapping[str, Any]) -> SelfAnswered | None:
+    """Return which message of that kind this is, if it is one.
+
+    The existing platform says so in ``kind`` of the message's metadata.
+    """
+    for metadata in _metadata(params):
+        kind = metadata.get("kind")
+        for known, source in _SOURCES.items():
+            if kind == known or metadata.get("source_type") == source:
+                return known
+    return None
+
+
+def from_canvas(params: Mapping[str, Any], context_id: str | None, workspace_id: str) -> bool:
+    """Whether a message is of the user of the platform's canvas, whom ``/notify`` reaches.
+
+    The existing platform says so, or gives it the context ``canvas-<workspace>``, where
+    its own turns are as well.
+    """
+    sources = {str(metadata.get("source")) for metadata in _metadata(params)}
+    if source_of(params) is not None or self_answered(params) is not None or "platform" in sources:
+        return False
+    return "canvas_user" in sources or context_id == canvas_context(workspace_id)
+
+
+def canvas_context(workspace_id: str) -> str:
+    """Return the context of a workspace's conversation with the user of the canvas."""
+    return f"canvas-{workspace_id}"
+
+
+def _metadata(params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     message = params.get("message")
     for holder in (params, message if isinstance(message, Mapping) else {}):
-        metadata = holder.get("metadata")
-        if isinstance(metadata, Mapping):
-            source = metadata.get("source_type")
-            if isinstance(source, str) and source.startswith("self-"):
-                return source
-    return None
+        if isinstance(metadata := holder.get("metadata"), Mapping):
+            yield metadata
 
 
 def expires_in(params: Mapping[str, Any]) -> float | None:

@@ -27,6 +27,7 @@ from workspace_adapter.sidecar.door.parts import Uploads
 from workspace_adapter.sidecar.door.waiting import WaitingRoom
 from workspace_adapter.sidecar.drainer import SignalTooSoon
 from workspace_adapter.sidecar.journal import Journal, NewEvent
+from workspace_adapter.telling import Work
 from workspace_adapter.turns import ENDED, Outcome, OutcomeKind, State, Turn
 from workspace_adapter.wire import RestartSignal
 
@@ -43,11 +44,15 @@ class Played:
         self.journal = journal
         self.submitted: list[tuple[str, bool]] = []
         self.fault: Exception | None = None
+        self.does = Work()
 
     def submit(self, turn: Turn, *, asked_again: bool = False) -> None:
         if self.fault is not None:
             raise self.fault
         self.submitted.append((turn.id, asked_again))
+
+    def work(self) -> Work:
+        return self.does
 
     async def cancel(self, turn_id: str) -> Turn | None:
         return await self.journal.change(

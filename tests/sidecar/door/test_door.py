@@ -1170,14 +1170,19 @@ async def until_nobody_is_held(door: Stage, url: str) -> None:
                 await anyio.sleep(0.005)
 
 
-async def test_a_suspended_turn_is_not_delivered(door: Stage) -> None:
+async def test_who_was_told_that_a_turn_is_suspended_is_not_told_again_until_it_was_released(
+    door: Stage,
+) -> None:
     async with listening(door.app) as url, anyio.create_task_group() as group:
-        asked = Asked(group, door.send("hi"))
+        asked = Asked(group, door.send("hi", contextId="canvas-ws-1"))
         await end(door, "suspended")
         turn = await door.taken()
+        assert [untold.id for untold in door.journal.untold()] == [turn.id]
         await asked.result()
-        await door.rpc("tasks/get", {"id": turn.task_id})
-        assert not await delivered_after(door, url, turn.id)
+        assert await delivered_after(door, url, turn.id)
+        assert door.journal.untold() == []
+        assert await door.journal.release(turn.id, now=time.time()) is not None
+        assert door.turn(turn.id).delivered_at is None
 
 
 async def test_until_delivered_forgets_a_message_once_its_answer_was_read(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 from a2a.server.context import ServerCallContext
@@ -25,10 +25,11 @@ from a2a.utils.errors import (
 from ... import wire
 from ...errors import BadMessage, ContentConflict, InboxFull, JournalError, Refused, UnknownTask
 from ...settings import Settings
+from ...telling import Work
 from ...turns import ENDED, TOLD, State, Turn
 from ..bell import Bell
 from ..journal import Accepted, Journal, NewTurn, new_id
-from . import listing, rendering
+from . import listing, own_answers, rendering
 from .cursor import Cursor
 from .edge import KEY, Exchange
 from .envelope import Call, Dialect
@@ -52,6 +53,9 @@ class TurnRunner(Protocol):
 
     async def cancel(self, turn_id: str) -> Turn | None:
         """Withdraw a turn; ``None`` when it had ended already."""
+
+    def work(self) -> Work:
+        """Return what runs, and how much waits."""
 
 
 class Door(RequestHandler):
@@ -97,7 +101,7 @@ class Door(RequestHandler):
             waits = not params.configuration.return_immediately
             if waits:
                 turn = await self._told(turn, seen, until)
-            if turn.state in ENDED:
+            if turn.state in TOLD:
                 exchange.tells = turn.id
             if waits and self._replies_message(call):
                 return rendering.message(turn)
@@ -138,8 +142,11 @@ class Door(RequestHandler):
         if known is not None and known.state in ENDED and self._forgets:
             await self._journal.probe()  # what was delivered a moment ago is forgotten behind this
             known = self._journal.turn_by_key(turn_key)
+        own = wire.self_answered(call.params)
         if known is not None:
             task_id, session_id = known.task_id, known.session_id
+        elif own is not None:
+            task_id, session_id = new_id(), sent.context_id or new_id()  # it decides no task of anybody's
         else:
             task_id, session_id = self._place(sent, exchange.caller)
             await self._uploads.check(sent.raw)
@@ -157,15 +164,31 @@ class Door(RequestHandler):
             message=sent.encoded,
             accepted_at=now,
             expires_at=None if expires_in is None else now + expires_in,
+            canvas=wire.from_canvas(call.params, sent.context_id, self._settings.workspace_id),
         )
         # A caller who hangs up here must not leave a turn on disk that nobody starts.
         with anyio.CancelScope(shield=True):
+            if own is not None:
+                return await self._answer_at_once(new, own, sent.raw), -1
             accepted = await self._journal.accept(
                 new,
                 inbox_limit=self._settings.inbox_limit,
                 limit_bytes=self._settings.journal_limit_bytes,
             )
         return self._submit(accepted)
+
+    async def _answer_at_once(self, new: NewTurn, own: wire.SelfAnswered, message: Mapping[str, Any]) -> Turn:
+        """Journal a message that the agent has no part in together with its answer."""
+        accepted = await self._journal.answer_at_once(
+            new,
+            answer=own_answers.answer(own, self._sessions.work(), now=self._clock()),
+            notice=own_answers.notice(own, message),
+            limit_bytes=self._settings.journal_limit_bytes,
+        )
+        logger.info(
+            "turn %s: %s answered at once", accepted.turn.id, own, extra={"turn_id": accepted.turn.id}
+        )
+        return accepted.turn
 
     def _submit(self, accepted: Accepted) -> tuple[Turn, int]:
         """Put the turn in line where it is not; see :meth:`_take` for what is returned."""
@@ -272,7 +295,7 @@ class Door(RequestHandler):
                     yield _next(exchange, cursor, pause)
                     return
                 rings = None
-        if turn.state in ENDED:
+        if turn.state in TOLD:
             exchange.tells = turn.id
         for end, event in rendering.ends(turn, cursor.n, self._tasks.progress(turn).said):
             if end > cursor:
@@ -285,7 +308,7 @@ class Door(RequestHandler):
         with _answering(context) as (exchange, _):
             history = listing.history_length(params)
             turns = self._tasks.turns(params.id, exchange.caller)
-            if turns[-1].state in ENDED:
+            if turns[-1].state in TOLD:
                 exchange.tells = turns[-1].id
             return self._tasks.task(turns, history=history)
 

@@ -21,6 +21,7 @@ from a2a.types.a2a_pb2 import (
     TaskStatusUpdateEvent,
 )
 
+from ...telling import answer_text, end_text, reason
 from ...turns import TOLD, OutcomeKind, State, Turn
 from ...wire import SentBytes, SentData, SentFile, SentText, parse_parts
 from ..journal import LoggedEvent
@@ -101,30 +102,15 @@ def task_state(turn: Turn) -> TaskState:
             return _STATES[turn.state]
 
 
-def answer_text(turn: Turn) -> str:
-    """Return the answer; never empty, because readers take an empty one for none."""
-    return turn.answer or "(the agent finished without a word)"
-
-
-def reason(turn: Turn) -> str:
-    """Say why there is no answer, and what to do about it where something can be done."""
-    why = (turn.outcome.reason if turn.outcome else "") or turn.cause or str(turn.state)
-    if turn.state is State.SUSPENDED:
-        why = f"suspended: {why}; it waits for a person: workspace-adapter turns release {turn.id}"
-    return why
-
-
 def message(turn: Turn) -> Message:
     """Render a turn that was told as the Message which answers it."""
     metadata: dict[str, Any] = {}
     if turn.state is State.ANSWERED:
-        text = answer_text(turn)
         if asked_back(turn):
             metadata["state"] = "input-required"
     else:
-        text = f"Agent error: {reason(turn)}"
         metadata |= _failure(turn)
-    return _message(turn, f"{turn.id}-{turn.attempt}", text, metadata | _usage(turn))
+    return _message(turn, f"{turn.id}-{turn.attempt}", end_text(turn), metadata | _usage(turn))
 
 
 def task(

@@ -310,6 +310,15 @@ class Queries:
         rows = self._rows("SELECT notice FROM sessions WHERE id = ?", session_id)
         return _notice_of(rows[0][0]) if rows else None
 
+    def showed(self, turn_id: str, attempt: int) -> bool:
+        """Whether the runtime of an attempt said or did something: it had read its prompt."""
+        rows = self._rows(
+            "SELECT 1 FROM calls WHERE turn_id = ? AND attempt = ?"
+            " UNION ALL SELECT 1 FROM events WHERE turn_id = ? AND attempt = ? AND kind <> 'status' LIMIT 1",
+            *(turn_id, attempt) * 2,
+        )
+        return bool(rows)
+
     def children(self) -> list[Child]:
         """Return every child process on record, of every life."""
         rows = self._rows(_SELECT_CHILD)

@@ -47,12 +47,20 @@ class EventLog:
         self._ended = anyio.Event()
         self._tools: dict[str, str] = {}
         self._answer: list[str] = []
+        self._activity = ""
         self._writing = anyio.Lock()
 
     @property
     def answer(self) -> str:
         """The text since the last tool call, or since the attempt began."""
         return "".join(self._answer)
+
+    @property
+    def doing(self) -> str:
+        """What the agent does now, in one line."""
+        if self._tools:
+            return f"running {', '.join(self._tools.values())}"
+        return self._activity or "working"
 
     async def say(self, event: Text | Activity | Artifact) -> None:
         """Take one event of the runtime.
@@ -66,6 +74,7 @@ class EventLog:
                     return
                 self._add_text(text)
             case Activity(line=line):
+                self._activity = line
                 self._add("activity", {"line": line})
             case Artifact():
                 self._add(

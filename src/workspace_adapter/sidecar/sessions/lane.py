@@ -154,6 +154,11 @@ class Lane:
         """Take note of a sign of life."""
         self._last_sign = time.monotonic()
 
+    @property
+    def quiet(self) -> float:
+        """Seconds since the last sign of life."""
+        return time.monotonic() - self._last_sign
+
     def call_started(self, log: EventLog, call: ToolCall) -> None:
         """A tool call got its permit."""
         self.sign()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from typing import Any, Protocol
@@ -15,8 +16,9 @@ from anyio.abc import TaskGroup
 from ...adapter import Part, StopReason, TurnRequest
 from ...errors import BadMessage, InvalidTransition, TurnFailed
 from ...ledger import Ledger, Running
-from ...resume import Action, Evidence, Verdict
-from ...turns import CANCELABLE, TOLD, Outcome, OutcomeKind, State, Turn
+from ...resume import Action, Evidence, Resumption, Verdict, notice_due, platform_note
+from ...telling import Doing, Work
+from ...turns import CANCELABLE, TOLD, Notice, Outcome, OutcomeKind, State, Turn
 from ..boot import Recovery, message_of
 from ..fence import cancelled_by_us
 from ..gate import SessionGate, Switch
@@ -159,6 +161,23 @@ class Sessions:
             if lane.running and lane.carries(mark):
                 return lane.running.turn_id
         return None
+
+    def work(self) -> Work:
+        """Return what runs, and how much waits."""
+        doing = []
+        for running in self._ledger:
+            lane = self._lanes.get(running.session_id)
+            turn, log = (lane.working if lane else None) or (None, None)
+            doing.append(
+                Doing(
+                    turn_id=running.turn_id,
+                    session_id=running.session_id,
+                    since=turn.started_at if turn else None,
+                    quiet=lane.quiet if lane else 0.0,
+                    line=log.doing if log else "starting",
+                )
+            )
+        return Work(doing=doing, waiting=len(self._ledger.waiting))
 
     def runtimes(self) -> dict[str, str]:
         """Return the sessions whose runtime is there: ``open`` and idle, or ``running`` a turn."""
@@ -327,6 +346,7 @@ class Sessions:
             return _Next.NOTHING, None
         if not self._switch.opened or self._stopping:
             return _Next.NOTHING, None
+        notice = self._notice(turn, verdict)
         try:
             started = await insist(
                 lambda: self._journal.start(
@@ -335,6 +355,8 @@ class Sessions:
                     attempt=turn.attempt,
                     strikes=verdict.strikes,
                     cut=verdict.cut,
+                    notice=notice,
+                    with_message=verdict.resumption is not Resumption.CONTINUE,
                     now=self._clock(),
                 )
             )
@@ -349,6 +371,9 @@ class Sessions:
         lane.gate.begin(
             running, on_call=partial(lane.call_started, log), on_end=partial(lane.call_ended, log)
         )
+        if notice is not None:
+            noted = "\n\n".join(filter(None, (platform_note(notice), verdict.note)))
+            verdict = replace(verdict, note=noted)
         end = await self._work(lane, started, verdict, log)
         lane.gate.end()
         if self._stopping and end.to in (State.FAILED, State.INTERRUPTED):
@@ -359,6 +384,18 @@ class Sessions:
             await lane.close()
         judge = end.to is State.INTERRUPTED
         return (_Next.JUDGE if judge else _Next.NOTHING), end.evidence
+
+    def _notice(self, turn: Turn, verdict: Verdict) -> Notice | None:
+        """Return what the attempt's prompt must tell the agent from the platform."""
+        notice = self._journal.notice(turn.session_id)
+        if notice is None:
+            return None
+        given, showed = None, False
+        if notice.given_to is not None:
+            given = self._journal.turn(notice.given_to)
+            showed = self._journal.showed(notice.given_to, notice.attempt)
+        due = notice_due(notice, to=turn, resumption=verdict.resumption, given=given, showed=showed)
+        return notice if due else None
 
     async def _work(self, lane: Lane, turn: Turn, verdict: Verdict, log: EventLog) -> End:
         message = message_of(self._journal.message(turn.id))
