@@ -147,7 +147,8 @@ def test_every_pair_of_settings_that_is_checked_is_on_the_page() -> None:
 def test_the_endpoints_are_those_of_the_edge() -> None:
     listed = {code(row[0])[0].split()[1]: row[2] for row in rows("endpoints")}
     assert listed.keys() == {
-        *("/", edge.HEALTH, edge.READY, edge.STATUS, edge.METRICS, edge.SIGNAL, edge.CARD)
+        *("/", edge.HEALTH, edge.READY, edge.STATUS, edge.METRICS, edge.SIGNAL, edge.CARD),
+        *(edge.TRANSCRIPT, edge.AUTH_STATUS),
     }
     assert {path for path, bearer in listed.items() if bearer == "no"} == edge._PUBLIC
 
@@ -164,14 +165,14 @@ def test_the_refusals_are_those_of_the_door() -> None:
     refusals = (SOURCE / "sidecar" / "door" / "refusal.py").read_text()
     table = re.findall(r"^\S.*?\s{2,}(-\d+)?\s+(\d{3})\s+(\d{3})$", refusals, re.M)
     wanted = {(code or None, status) for code, _, status in table}
-    wanted |= {(None, str(status)) for status in (400, 409, 429)}  # the signal's own
+    wanted |= {(None, str(status)) for status in (400, 404, 409, 429)}  # of the routes themselves
     listed = {
         (found.group() if (found := re.search(r"-32\d+", row[0])) else None, row[3])
         for row in rows("refusals")
     }
     assert listed == wanted
     signal = (SOURCE / "sidecar" / "app.py").read_text()
-    assert set(re.findall(r"status_code=(4\d\d)", signal)) == {"400", "409", "429"}
+    assert set(re.findall(r"status_code=(4\d\d)", signal)) == {"400", "404", "409", "429"}
 
 
 def test_the_schemas_are_those_of_the_journal() -> None:

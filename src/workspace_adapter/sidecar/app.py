@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from starlette.applications import Starlette
@@ -15,13 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from .. import __version__
 from ..drain import Report
 from ..settings import Settings
 from ..wire import BadSignal, RestartSignal, parse_restart_signal, rpc_error, rpc_result
 from .door import edge
-from .door.bearer import InboundSecret
 from .door.card import etag
 from .drainer import SignalTooSoon
+from .secret_file import Secrets
 
 _CARD_MAX_AGE = 60
 """Seconds. A restart may change the card."""
@@ -56,7 +56,9 @@ def create_app(
     metrics: Callable[[str], Awaitable[Scraped]],
     ready: Callable[[], tuple[bool, str]],
     settings: Settings,
-    card: Mapping[str, Any],
+    secrets: Secrets,
+    card: Callable[[], Mapping[str, Any]],
+    runtime: str,
     delivered: Callable[[str], None],
 ) -> ASGIApp:
     """Build the ASGI application, the edge around it.
@@ -67,6 +69,7 @@ def create_app(
         metrics: what ``/metrics`` shows to them, in a form that an ``Accept`` header allows;
             raises ``MetricsMissing``.
         ready: whether messages are accepted, else why not.
+        runtime: what it is called where the platform asks for its transcript.
         delivered: told of each turn whose end was written to a caller who was there.
     """
     routes = [
@@ -75,6 +78,9 @@ def create_app(
         Route(edge.READY, _ready_endpoint(ready), methods=["GET"]),
         Route(edge.STATUS, _status_endpoint(status), methods=["GET"]),
         Route(edge.METRICS, _metrics_endpoint(metrics), methods=["GET"]),
+        Route(edge.TRANSCRIPT, _transcript_endpoint(runtime), methods=["GET"]),
+        Route(edge.AUTH_STATUS, _auth_status_endpoint(settings, secrets), methods=["GET"]),
+        Route(f"{edge.INTERNAL}{{rest:path}}", _not_here, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         Route(edge.SIGNAL, _signal_endpoint(drainer, settings.workspace_id), methods=["POST"]),
     ]
     routed = Starlette(routes=routes)
@@ -83,7 +89,7 @@ def create_app(
     return edge.Edge(
         routed,
         settings=settings,
-        secret=InboundSecret(Path(settings.configs_dir)),
+        secrets=secrets,
         delivered=delivered,
     )
 
@@ -91,15 +97,16 @@ def create_app(
 Endpoint = Callable[[Request], Any]
 
 
-def _card_endpoint(card: Mapping[str, Any]) -> Endpoint:
-    body = json.dumps(card, ensure_ascii=False).encode()
-    headers = {
-        "etag": etag(body),
-        "cache-control": f"public, max-age={_CARD_MAX_AGE}",
-        "last-modified": formatdate(usegmt=True),
-    }
+def _card_endpoint(card: Callable[[], Mapping[str, Any]]) -> Endpoint:
+    since = formatdate(usegmt=True)
 
     async def endpoint(request: Request) -> Response:
+        body = json.dumps(card(), ensure_ascii=False).encode()
+        headers = {
+            "etag": etag(body),
+            "cache-control": f"public, max-age={_CARD_MAX_AGE}",
+            "last-modified": since,
+        }
         if headers["etag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type="application/json")
@@ -137,6 +144,37 @@ def _metrics_endpoint(metrics: Callable[[str], Awaitable[Scraped]]) -> Endpoint:
         return Response(scraped.body, headers={"content-type": scraped.media_type})
 
     return endpoint
+
+
+def _transcript_endpoint(runtime: str) -> Endpoint:
+    """What the platform's page of a transcript takes for "this runtime shows none"."""
+    none = {"supported": False, "lines": [], "cursor": 0, "more": False, "source": None}
+
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse({"runtime": runtime, **none})
+
+    return endpoint
+
+
+def _auth_status_endpoint(settings: Settings, secrets: Secrets) -> Endpoint:
+    """What the platform asks before it has bearers required; that it is answered at all says most."""
+
+    async def endpoint(request: Request) -> Response:
+        present = secrets.inbound.read() is not None
+        return JSONResponse(
+            {
+                "require_auth": settings.require_auth,
+                "inbound_secret_present": present,
+                "ready_to_enforce": present,
+                "runtime_version": __version__,
+            }
+        )
+
+    return endpoint
+
+
+async def _not_here(request: Request) -> Response:
+    return JSONResponse({"error": "this runtime does not have that"}, status_code=404)
 
 
 def _signal_endpoint(drainer: Drainer, workspace_id: str) -> Endpoint:

@@ -58,6 +58,7 @@ from .last_resort import LastResort
 from .lives import KEPT as LIVES
 from .lives import Lives
 from .mounts import mount_here
+from .secret_file import Secrets
 from .sessions.lane import Bounds, Ground
 from .sessions.sessions import Sessions
 from .tally import Tally
@@ -73,6 +74,9 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 _REOPEN_EVERY = 1.0
 _MORE = 3600.0
 """Seconds by which the time between two lives that is believed exceeds what makes work stale."""
+
+_LONGEST_CONFIGURATION_ERROR = 300
+"""Characters that the agent card quotes of why the runtime cannot be used."""
 
 _SERVER_GRACE = 0.3
 """Seconds uvicorn gets to write out what was answered."""
@@ -123,6 +127,10 @@ class Sidecar:
         self._lives = Lives()
         self._metrics: Metrics | None = None
         self._sessions: Sessions | None = None
+        self._secrets = Secrets(Path(settings.configs_dir))
+        self._card: dict[str, Any] = {}
+        self._runtime: dict[str, str] = {}
+        """What the card says of the runtime, once it was checked."""
         self._journal: Journal | None = None
         self._door: Door | None = None
         self._working = False
@@ -174,6 +182,7 @@ class Sidecar:
 
     def _app(self) -> ASGIApp:
         settings = replace(self._settings, url=self._url)
+        self._card = card(settings, adapter_name=self._adapter.name)
         return create_app(
             codec=self._front,
             drainer=self._drainer,
@@ -181,7 +190,9 @@ class Sidecar:
             metrics=self._scrape,
             ready=self._ready,
             settings=settings,
-            card=card(settings, adapter_name=self._adapter.name),
+            secrets=self._secrets,
+            card=self._agent_card,
+            runtime=self._adapter.name,
             delivered=self._delivered,
         )
 
@@ -334,7 +345,10 @@ class Sidecar:
             with fence("check"):
                 version = await self._adapter.check()
             logger.info("runtime %s %s", self._adapter.name, version)
+            self._runtime = {"configuration_status": "ready"}
         except AdapterError as error:
+            why = str(error).splitlines()[0][:_LONGEST_CONFIGURATION_ERROR]
+            self._runtime = {"configuration_status": "not_configured", "configuration_error": why}
             logger.error("the runtime %s cannot be used: %s", self._adapter.name, error)
 
     # --- the signals ----------------------------------------------------------------
@@ -375,6 +389,10 @@ class Sidecar:
             end_this_boot(self._journal)
 
     # --- what it says of itself -----------------------------------------------------
+
+    def _agent_card(self) -> dict[str, Any]:
+        """The card as it is now, with what the existing platform shows of a runtime that cannot start."""
+        return self._card | self._runtime
 
     def _ready(self) -> tuple[bool, str]:
         """Say whether messages are accepted, else why not."""

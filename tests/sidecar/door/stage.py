@@ -27,6 +27,7 @@ from workspace_adapter.sidecar.door.parts import Uploads
 from workspace_adapter.sidecar.door.waiting import WaitingRoom
 from workspace_adapter.sidecar.drainer import SignalTooSoon
 from workspace_adapter.sidecar.journal import Journal, NewEvent
+from workspace_adapter.sidecar.secret_file import Secrets
 from workspace_adapter.telling import Work
 from workspace_adapter.turns import ENDED, Outcome, OutcomeKind, State, Turn
 from workspace_adapter.wire import RestartSignal
@@ -107,7 +108,9 @@ class Stage:
             metrics=self.scraped,
             ready=lambda: self.ready,
             settings=settings,
-            card=card(settings, adapter_name="played"),
+            secrets=Secrets(Path(settings.configs_dir)),
+            card=lambda: card(settings, adapter_name="played"),
+            runtime="played",
             delivered=self.door.delivered,
         )
         self.http = httpx.AsyncClient(

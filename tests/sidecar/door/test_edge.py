@@ -11,9 +11,11 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from workspace_adapter import __version__
 from workspace_adapter.sidecar.door import edge
-from workspace_adapter.sidecar.door.bearer import Bearer, InboundSecret
+from workspace_adapter.sidecar.door.bearer import Bearer, judge
 from workspace_adapter.sidecar.door.refusal import restarting
+from workspace_adapter.sidecar.secret_file import Secrets
 
 from .stage import (
     DEADLINE,
@@ -289,7 +291,7 @@ async def test_a_caller_that_leaves_before_its_body_is_whole_changes_nothing(doo
 
 
 async def test_what_is_not_there_is_a_plain_404(door: Stage) -> None:
-    for path in ("/nope", "/transcript", "/internal/daemons/reload"):
+    for path in ("/nope", "/internally", "/transcripts"):
         assert (await door.http.get(path)).status_code == 404
         assert (await door.http.post(path, json={})).status_code == 404
     assert (await door.http.get("/")).status_code == 405
@@ -402,17 +404,17 @@ async def test_a_refused_caller_is_not_even_read(tmp_path: Path) -> None:
 async def test_a_secret_that_is_replaced_counts_at_once(tmp_path: Path) -> None:
     know_secret(tmp_path)
     file = tmp_path / "configs" / ".platform_inbound_secret"
-    secret = InboundSecret(tmp_path / "configs")
-    assert secret.judge(RIGHT["Authorization"]) is Bearer.RIGHT
+    secret = Secrets(tmp_path / "configs").inbound
+    assert judge(RIGHT["Authorization"], secret) is Bearer.RIGHT
     replacement = file.with_name("new")
     replacement.write_text("another")
     replacement.replace(file)
-    assert secret.judge(RIGHT["Authorization"]) is Bearer.WRONG
-    assert secret.judge("Bearer another") is Bearer.RIGHT
+    assert judge(RIGHT["Authorization"], secret) is Bearer.WRONG
+    assert judge("Bearer another", secret) is Bearer.RIGHT
     file.unlink()
-    assert secret.judge("Bearer another") is Bearer.UNKNOWN
+    assert judge("Bearer another", secret) is Bearer.UNKNOWN
     file.write_text("\n")
-    assert secret.judge("Bearer ") is Bearer.UNKNOWN
+    assert judge("Bearer ", secret) is Bearer.UNKNOWN
 
 
 async def test_a_caller_is_believed_only_with_the_bearer(tmp_path: Path) -> None:
@@ -527,6 +529,74 @@ async def test_status_is_shown_to_who_has_the_bearer(tmp_path: Path) -> None:
         assert (await door.http.get("/status", headers=RIGHT)).json() == {"state": "serving"}
 
 
+@pytest.mark.parametrize("require_auth", [False, True])
+async def test_the_platform_is_told_whether_bearers_can_be_wanted(tmp_path: Path, require_auth: bool) -> None:
+    async with stage(tmp_path, require_auth=require_auth) as door:
+        path = "/internal/a2a-auth-status"
+        assert (await door.http.get(path, headers=RIGHT)).status_code == 401
+        know_secret(tmp_path)
+        for headers in (NONE, WRONG):
+            response = await door.http.get(path, headers=headers)
+            assert response.status_code == 401
+            assert isinstance(response.json()["error"], str)
+        for asked in (path, f"http://workspace/{path}", f"{path}/"):
+            assert (await door.http.get(asked, headers=RIGHT)).json() == {
+                "require_auth": require_auth,
+                "inbound_secret_present": True,
+                "ready_to_enforce": True,
+                "runtime_version": __version__,
+            }
+
+
+async def test_a_transcript_is_refused_to_who_lacks_the_workspaces_token(tmp_path: Path) -> None:
+    """Also while there is none yet, and to who has the other secret."""
+    know_secret(tmp_path)
+    token = {"Authorization": "Bearer the-token"}
+    async with stage(tmp_path) as door:
+        for headers in (NONE, RIGHT, WRONG, token):
+            assert (await door.http.get("/transcript", headers=headers)).status_code == 401
+        (tmp_path / "configs" / ".auth_token").write_text("the-token\n")
+        for headers in (NONE, RIGHT, WRONG, {"Authorization": "Basic the-token"}):
+            response = await door.http.get("/transcript", headers=headers)
+            assert response.status_code == 401
+            assert isinstance(response.json()["error"], str)
+        response = await door.http.get("/transcript?since=0&limit=100", headers=token)
+        assert response.json() == {
+            "runtime": "played",
+            "supported": False,
+            "lines": [],
+            "cursor": 0,
+            "more": False,
+            "source": None,
+        }
+
+
+@pytest.mark.parametrize(
+    "path", ["/internal", "/internal/", "/internal/schedules", "/internal/daemons/reload"]
+)
+async def test_what_only_the_platforms_own_runtime_has_is_not_here(door: Stage, path: str) -> None:
+    for method in ("GET", "POST", "PATCH", "DELETE"):
+        response = await door.http.request(method, path, content=b"{}", headers=RIGHT)
+        assert response.status_code == 404
+        assert isinstance(response.json()["error"], str)
+
+
+async def test_an_upload_to_what_is_not_here_is_not_read(door: Stage) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        raise AssertionError("it was read")
+        yield b""
+
+    path = "/internal/chat/uploads/ingest"
+    response = await door.http.post(path, content=chunks(), headers={"Content-Type": "multipart/form-data"})
+    assert response.status_code == 404
+
+
+async def test_a_slash_too_many_changes_nothing(door: Stage) -> None:
+    assert (await door.http.get("/healthz/")).status_code == 200
+    signal = await door.http.post("http://workspace//signals/restart_pending/", json=SIGNAL, headers=PLATFORM)
+    assert signal.json()["result"]["acknowledged"] is True
+
+
 async def test_the_card_is_fetched_once_while_it_stays_the_same(door: Stage) -> None:
     response = await door.http.get("/.well-known/agent-card.json")
     assert response.json()["name"] == "ws-1"
@@ -579,7 +649,7 @@ class Connection:
         self._edge = edge.Edge(
             routes,
             settings=settings_in(Path("/nowhere")),
-            secret=InboundSecret(Path("/nowhere")),
+            secrets=Secrets(Path("/nowhere")),
             delivered=self.told.append,
         )
 

@@ -19,7 +19,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...settings import Settings
-from .bearer import Bearer, InboundSecret
+from ..secret_file import SecretFile, Secrets
+from .bearer import Bearer, judge
 from .envelope import Call, read_json, request_id_of, rest_call, rpc_call
 from .refusal import (
     Binding,
@@ -40,9 +41,19 @@ READY = "/readyz"
 STATUS = "/status"
 METRICS = "/metrics"
 SIGNAL = "/signals/restart_pending"
+TRANSCRIPT = "/transcript"
+INTERNAL = "/internal"
+AUTH_STATUS = f"{INTERNAL}/a2a-auth-status"
 
 _PUBLIC = frozenset({CARD, HEALTH, READY})
-_BINDINGS = {"/": Binding.RPC, SIGNAL: Binding.SIGNAL, STATUS: Binding.PLAIN, METRICS: Binding.PLAIN}
+_BINDINGS = {
+    "/": Binding.RPC,
+    SIGNAL: Binding.SIGNAL,
+    STATUS: Binding.PLAIN,
+    METRICS: Binding.PLAIN,
+    TRANSCRIPT: Binding.PLAIN,
+    AUTH_STATUS: Binding.PLAIN,
+}
 _CONTENT_TYPES = frozenset({"application/json", "application/a2a+json"})
 FULL_HOUSE_RETRY = 5
 """Seconds after which a caller that found every place taken may try again."""
@@ -90,17 +101,23 @@ class Edge:
         app: ASGIApp,
         *,
         settings: Settings,
-        secret: InboundSecret,
+        secrets: Secrets,
         delivered: Callable[[str], None],
     ) -> None:
         self._app = app
         self._settings = settings
-        self._secret = secret
+        self._secrets = secrets
         self._delivered = delivered
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _PUBLIC:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = f"/{scope['path'].strip('/')}"  # the platform joins the address and a path as they are
+        if path != scope["path"]:
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+        if path in _PUBLIC or _is_not_here(path):
             await self._app(scope, receive, send)
             return
         exchange = Exchange(
@@ -126,7 +143,7 @@ class Edge:
     async def _admit(self, exchange: Exchange, scope: Scope, receive: Receive) -> bytes:
         """Read and check the request; return the body that the routes are given."""
         headers = Headers(scope=scope)
-        self._check_bearer(exchange, headers)
+        self._check_bearer(exchange, scope["path"], headers)
         exchange.last_event_id = headers.get("last-event-id")
         body = b""
         if scope["method"] == "POST":
@@ -148,18 +165,19 @@ class Edge:
             )
         return exchange.call.for_codec(body)
 
-    def _check_bearer(self, exchange: Exchange, headers: Headers) -> None:
-        bearer = self._secret.judge(headers.get("authorization"))
+    def _check_bearer(self, exchange: Exchange, path: str, headers: Headers) -> None:
+        authorization = headers.get("authorization")
+        if path == TRANSCRIPT:  # the one request on which the platform passes on its own caller's bearer
+            token = self._secrets.token
+            _insist(judge(authorization, token), token, "the token the platform gave this workspace")
+            return
+        secret = self._secrets.inbound
+        bearer = judge(authorization, secret)
         exchange.signed = bearer is Bearer.RIGHT
         if exchange.signed:
             exchange.caller = headers.get("x-workspace-id") or None
-            return
-        if bearer is Bearer.WRONG:
-            raise unauthorized("the bearer is not the platform's inbound secret")
-        if self._settings.require_auth or exchange.binding is Binding.PLAIN:
-            if bearer is Bearer.NONE:
-                raise unauthorized("a bearer is required: the platform's inbound secret")
-            raise unauthorized(f"no bearer can be checked: {self._secret.path} is missing")
+        elif bearer is Bearer.WRONG or self._settings.require_auth or exchange.binding is Binding.PLAIN:
+            _insist(bearer, secret, "the platform's inbound secret")
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         limit = self._settings.body_limit_bytes
@@ -190,6 +208,25 @@ class Edge:
             await self._app(scope, _given(body, exchange), outbound)
             if not outbound.whole:
                 tasks.cancel_scope.cancel()
+
+
+def _is_not_here(path: str) -> bool:
+    """Whether the platform would find this on its own runtime only; nothing of it is read."""
+    return path != AUTH_STATUS and (path == INTERNAL or path.startswith(f"{INTERNAL}/"))
+
+
+def _insist(bearer: Bearer, secret: SecretFile, what: str) -> None:
+    """Refuse a request whose bearer is not right.
+
+    Raises:
+        Refusal: saying what it lacks.
+    """
+    if bearer is Bearer.NONE:
+        raise unauthorized(f"a bearer is required: {what}")
+    if bearer is Bearer.UNKNOWN:
+        raise unauthorized(f"no bearer can be checked: {secret.path} is missing")
+    if bearer is Bearer.WRONG:
+        raise unauthorized(f"the bearer is not {what}")
 
 
 def _json(headers: Headers, body: bytes) -> object:
