@@ -294,6 +294,14 @@ class RuntimeAdapter:
     """A frozen dataclass of ``settings.setting`` fields, or ``None``. It is parsed from
     the container's environment with ours and handed to the constructor."""
 
+    credentials: ClassVar[tuple[str, ...]] = ()
+    """Variables of which one lets the runtime reach its model. ``workspace-adapter doctor``
+    says when none is set; it prints no value."""
+
+    session_bytes: ClassVar[int] = 0
+    """What one open session takes outside this process, as a rule; the doctor compares
+    it with the memory there is."""
+
     def __init__(self, settings: Any = None) -> None:
         """Keep the settings; do nothing slow here."""
         if type(self).open_session is RuntimeAdapter.open_session and not hasattr(self, "Session"):

@@ -29,6 +29,9 @@ def declare(commands: Any) -> None:
     drain = add(commands, "drain", "Say that a restart is pending; wait until it is safe to stop.", _drain)
     drain.add_argument("--wait", type=duration, metavar="SECONDS", help="at most this long")
     add(commands, "status", "Say how the workspace stands; works with the sidecar down.", _status)
+    add(
+        commands, "doctor", "Say what is wrong with this container, and what to do; changes nothing.", _doctor
+    )
     add(commands, "config", "Print the effective configuration, secrets masked.", _config)
 
 
@@ -91,6 +94,25 @@ def _status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     rows += [(f"turns {state}", count) for state, count in status["turns"].items() if count]
     show(options, status, rows)
     return 0
+
+
+def _doctor(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ..sidecar.doctor.doctor import examine, verdict
+    from ..sidecar.doctor.finding import Status
+
+    found = examine(environ)
+    worst = verdict(found)
+    if options.json:
+        findings = [{"check": check, **finding._asdict()} for check, finding in found]
+        print_json({"status": worst, "findings": findings})
+    else:
+        rows: list[tuple[str, ...]] = []
+        for check, finding in found:
+            rows.append((finding.status, check, finding.found))
+            if finding.todo:
+                rows.append(("", "", f"-> {finding.todo}"))
+        table(rows)
+    return 1 if worst is Status.BROKEN else 0
 
 
 def _config(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

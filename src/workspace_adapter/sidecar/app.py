@@ -60,6 +60,7 @@ def create_app(
     card: Callable[[], Mapping[str, Any]],
     runtime: str,
     delivered: Callable[[str], None],
+    boot_id: str,
 ) -> ASGIApp:
     """Build the ASGI application, the edge around it.
 
@@ -71,10 +72,11 @@ def create_app(
         ready: whether messages are accepted, else why not.
         runtime: what it is called where the platform asks for its transcript.
         delivered: told of each turn whose end was written to a caller who was there.
+        boot_id: of this life, by which it is told from another on the same address.
     """
     routes = [
         Route(edge.CARD, _card_endpoint(card), methods=["GET"]),
-        Route(edge.HEALTH, _healthy, methods=["GET"]),
+        Route(edge.HEALTH, _health_endpoint(boot_id), methods=["GET"]),
         Route(edge.READY, _ready_endpoint(ready), methods=["GET"]),
         Route(edge.STATUS, _status_endpoint(status), methods=["GET"]),
         Route(edge.METRICS, _metrics_endpoint(metrics), methods=["GET"]),
@@ -114,8 +116,11 @@ def _card_endpoint(card: Callable[[], Mapping[str, Any]]) -> Endpoint:
     return endpoint
 
 
-async def _healthy(request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+def _health_endpoint(boot_id: str) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "boot_id": boot_id})
+
+    return endpoint
 
 
 def _ready_endpoint(ready: Callable[[], tuple[bool, str]]) -> Endpoint:

@@ -194,6 +194,7 @@ class Sidecar:
             card=self._agent_card,
             runtime=self._adapter.name,
             delivered=self._delivered,
+            boot_id=self._boot_id,
         )
 
     def _delivered(self, turn_id: str) -> None:

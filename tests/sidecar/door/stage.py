@@ -112,6 +112,7 @@ class Stage:
             card=lambda: card(settings, adapter_name="played"),
             runtime="played",
             delivered=self.door.delivered,
+            boot_id="boot-1",
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),

@@ -509,7 +509,7 @@ async def test_an_unsigned_signal_that_comes_too_soon_is_told_when_to_come(door:
 
 
 async def test_health_is_always_there_and_readiness_says_why_not(door: Stage) -> None:
-    assert (await door.http.get("/healthz")).json() == {"status": "ok"}
+    assert (await door.http.get("/healthz")).json() == {"status": "ok", "boot_id": "boot-1"}
     assert (await door.http.get("/readyz")).status_code == 200
     door.ready = (False, "the journal cannot be written")
     response = await door.http.get("/readyz")

@@ -84,6 +84,15 @@ class ClaudeAdapter(RuntimeAdapter):
         images=True,
     )
     Settings: ClassVar[type] = ClaudeSettings
+    credentials: ClassVar[tuple[str, ...]] = (
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "CLAUDE_CODE_USE_BEDROCK",
+        "CLAUDE_CODE_USE_VERTEX",
+        "CLAUDE_CODE_USE_FOUNDRY",
+    )
+    session_bytes: ClassVar[int] = 120 << 20
 
     settings: ClaudeSettings
 

@@ -387,6 +387,8 @@ class Reader(Queries):
     """
 
     state_dir: Path
+    ran_back: float
+    """Seconds by which the wall clock stands before the last time the journal knows."""
 
     @classmethod
     def open(cls, state_dir: Path, *, machine: Machine = this_machine) -> Self:
@@ -417,7 +419,7 @@ class Reader(Queries):
                 schema.show_as_newest(reading, version)
                 now = machine()
                 timeline = Timeline(now, kept_time(reading))
-                timeline.look(now)
+                step = timeline.look(now)
             except (JournalError, sqlite3.Error):
                 reading.close()
                 raise
@@ -425,6 +427,7 @@ class Reader(Queries):
             raise _unreadable(Suspicion(path), error) from error
         reader = cls(path, reading, Blobs(state_dir), timeline)
         reader.state_dir = state_dir
+        reader.ran_back = max(0.0, -step, -timeline.passed)
         return reader
 
     def doubt(self, why: str) -> None:

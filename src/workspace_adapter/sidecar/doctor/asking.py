@@ -1,0 +1,89 @@
+"""One question over HTTP, and why there was no answer."""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from ... import __version__
+
+PATIENCE = 3.0
+"""Seconds for each step of an answer."""
+
+_REPLY = 1 << 16
+"""Bytes of it that are read."""
+
+
+class NoAnswer(Exception):
+    """Nobody answered; the text says why."""
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def json(self) -> Mapping[str, object]:
+        try:
+            told = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def error(self) -> str:
+        """Return what it says is wrong, one line of it."""
+        said = self.json().get("error")
+        return " ".join(said.split())[:200] if isinstance(said, str) else ""
+
+    def date(self) -> float | None:
+        """Return the time it was sent at, as the sender has it."""
+        try:
+            return email.utils.parsedate_to_datetime(self.headers["Date"]).timestamp()
+        except (TypeError, ValueError):
+            return None
+
+
+def get(url: str, headers: Mapping[str, str]) -> Reply:
+    """Get what lies there, from wherever the address leads, without a proxy.
+
+    Raises:
+        NoAnswer: saying at which step it failed.
+    """
+    to = urlsplit(url)
+    kind = http.client.HTTPSConnection if to.scheme == "https" else http.client.HTTPConnection
+    connection = kind(to.hostname or "", to.port, timeout=PATIENCE)
+    path = to.path + (f"?{to.query}" if to.query else "")
+    try:
+        sent = {"Accept": "application/json", "User-Agent": f"workspace_adapter/{__version__}", **headers}
+        connection.request("GET", path, headers=sent)
+        reply = connection.getresponse()
+        return Reply(reply.status, reply.headers, reply.read(_REPLY))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NoAnswer(_why(error)) from None
+    finally:
+        connection.close()
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case socket.gaierror():
+            return f"its name does not resolve ({error.strerror})"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted ({error.verify_message})"
+        case ssl.SSLError():
+            return f"no TLS is spoken there ({error.reason or error})"
+        case TimeoutError():
+            return f"no answer within {PATIENCE:g} s"
+        case http.client.RemoteDisconnected() | ConnectionResetError():
+            return "the connection was closed without an answer"
+        case http.client.HTTPException():
+            return f"what answers speaks no HTTP ({type(error).__name__})"
+        case OSError():
+            return str(error.strerror or error)
+    return str(error)
