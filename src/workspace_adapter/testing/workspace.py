@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,76 +27,25 @@ class NotInTime(AssertionError):
         self.what = what
 
 
-class Workspace:
-    """One workspace: its directories survive, its processes do not.
+class Asker(ABC):
+    """Whoever asks a workspace at ``url``, wherever that runs.
 
     Args:
-        root: an empty directory of its own; the journal, the working directory and the
-            log lie beneath it.
-        adapter: as in ``WORKSPACE_ADAPTER``.
-        environ: what the sidecar's environment starts from, such as this process's.
-        settings: variables for the sidecar.
+        url: where it listens, without a slash at the end.
         patience: seconds any single step may take.
-        directory: where its processes start, and so from where modules are imported;
-            ``root`` by default.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        adapter: str,
-        *,
-        environ: Mapping[str, str],
-        settings: Mapping[str, str],
-        patience: float = 30.0,
-        directory: Path | None = None,
-    ) -> None:
-        self.root = root
-        self.directory = directory or root
+    def __init__(self, url: str, *, patience: float) -> None:
+        self.url = url
         self.patience = patience
-        self.workdir = root / "work"
-        self.state_dir = root / "state"
-        self.log = root / "sidecar.log"
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        self._run_id = uuid.uuid4().hex
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.environ = {
-            **environ,
-            "WORKSPACE_TEST_RUN": self._run_id,
-            "WORKSPACE_ID": "ws-test",
-            "WORKSPACE_ADAPTER": adapter,
-            "WORKSPACE_HOST": "127.0.0.1",
-            "WORKSPACE_PORT": str(self.port),
-            "WORKSPACE_STATE_DIR": str(self.state_dir),
-            "WORKSPACE_WORKDIR": str(self.workdir),
-            "CONFIGS_DIR": str(root / "configs"),
-            **settings,
-        }
-        self.program: Sequence[str] = (sys.executable, "-m", "workspace_adapter")
-        """What is run; a test may put a tracer before it."""
-        self.process: subprocess.Popen[bytes] | None = None
 
-    # --- processes ------------------------------------------------------------------
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether there is anybody to wait for."""
 
-    def spawn(self) -> None:
-        """Start the sidecar and return at once."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.program, "serve"],
-                env=self.environ,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    async def start(self) -> None:
-        """Start the sidecar and wait until it accepts messages."""
-        self.spawn()
-        await self.until_ready()
+    @abstractmethod
+    def logged(self) -> str:
+        """Everything the sidecar has logged in all its lives."""
 
     async def until_ready(self) -> None:
         """Wait until the sidecar accepts messages.
@@ -106,7 +56,7 @@ class Workspace:
         async with httpx.AsyncClient(base_url=self.url) as client:
             with anyio.move_on_after(self.patience):
                 while True:
-                    if self.process is None or self.process.poll() is not None:
+                    if not self.alive():
                         raise NotInTime("the sidecar is not running", self.logged())
                     try:
                         if (await client.get("/readyz")).status_code == 200:
@@ -115,79 +65,6 @@ class Workspace:
                         pass
                     await anyio.sleep(0.01)
         raise NotInTime(f"the sidecar was not ready within {self.patience:g} s", self.logged())
-
-    def kill_sidecar(self) -> None:
-        """SIGKILL the sidecar alone; what it started may survive it."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def kill_everything(self) -> int:
-        """SIGKILL everything that runs in the workspace, as a lost container does.
-
-        Returns how many processes that were.
-        """
-        killed: set[int] = set()
-        while pids := self.pids():
-            for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once, so that nobody sees another go
-                for pid in pids:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, number)
-            killed.update(pids)
-            if self.process is not None:
-                self.process.poll()
-            time.sleep(0.002)
-        if self.process is not None:
-            self.process.wait()
-        return len(killed)
-
-    def terminate(self) -> None:
-        """Send SIGTERM to the sidecar."""
-        if self.process is not None:
-            self.process.terminate()
-
-    async def exited(self) -> int:
-        """Wait for the sidecar's exit; return its code, negative for a signal.
-
-        Raises:
-            NotInTime: it did not come.
-        """
-        process = self.process
-        if process is None:
-            raise AssertionError("the sidecar was never started")
-        await self.until(lambda: process.poll() is not None, "the sidecar's exit")
-        return process.returncode
-
-    def pids(self) -> list[int]:
-        """Every live process of this workspace, found by a mark in its environment."""
-        mark = f"WORKSPACE_TEST_RUN={self._run_id}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-                except OSError:
-                    continue
-        return found
-
-    def logged(self) -> str:
-        """Everything the sidecar has logged in all its lives."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run an operator's command against this workspace."""
-        return subprocess.run(
-            [sys.executable, "-m", "workspace_adapter", *arguments],
-            env=self.environ,
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=self.patience,
-            check=False,
-        )
-
-    # --- messages -------------------------------------------------------------------
 
     def envelope(
         self,
@@ -262,6 +139,152 @@ class Workspace:
                     await anyio.sleep(0.005)
         except TimeoutError:
             raise NotInTime(f"{what} did not come within {self.patience:g} s", self.logged()) from None
+
+
+class Workspace(Asker):
+    """One workspace: its directories survive, its processes do not.
+
+    Args:
+        root: an empty directory of its own; the journal, the working directory and the
+            log lie beneath it.
+        adapter: as in ``WORKSPACE_ADAPTER``.
+        environ: what the sidecar's environment starts from, such as this process's.
+        settings: variables for the sidecar.
+        patience: seconds any single step may take.
+        directory: where its processes start, and so from where modules are imported;
+            ``root`` by default.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        adapter: str,
+        *,
+        environ: Mapping[str, str],
+        settings: Mapping[str, str],
+        patience: float = 30.0,
+        directory: Path | None = None,
+    ) -> None:
+        self.root = root
+        self.directory = directory or root
+        self.workdir = root / "work"
+        self.state_dir = root / "state"
+        self.log = root / "sidecar.log"
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self._run_id = uuid.uuid4().hex
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        super().__init__(f"http://127.0.0.1:{self.port}", patience=patience)
+        self.environ = {
+            **environ,
+            "WORKSPACE_TEST_RUN": self._run_id,
+            "WORKSPACE_ID": "ws-test",
+            "WORKSPACE_ADAPTER": adapter,
+            "WORKSPACE_HOST": "127.0.0.1",
+            "WORKSPACE_PORT": str(self.port),
+            "WORKSPACE_STATE_DIR": str(self.state_dir),
+            "WORKSPACE_WORKDIR": str(self.workdir),
+            "CONFIGS_DIR": str(root / "configs"),
+            **settings,
+        }
+        self.program: Sequence[str] = (sys.executable, "-m", "workspace_adapter")
+        """What is run; a test may put a tracer before it."""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    # --- processes ------------------------------------------------------------------
+
+    def spawn(self) -> None:
+        """Start the sidecar and return at once."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.program, "serve"],
+                env=self.environ,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def start(self) -> None:
+        """Start the sidecar and wait until it accepts messages."""
+        self.spawn()
+        await self.until_ready()
+
+    def kill_sidecar(self) -> None:
+        """SIGKILL the sidecar alone; what it started may survive it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def kill_everything(self) -> int:
+        """SIGKILL everything that runs in the workspace, as a lost container does.
+
+        Returns how many processes that were.
+        """
+        killed: set[int] = set()
+        while pids := self.pids():
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once, so that nobody sees another go
+                for pid in pids:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
+            killed.update(pids)
+            if self.process is not None:
+                self.process.poll()
+            time.sleep(0.002)
+        if self.process is not None:
+            self.process.wait()
+        return len(killed)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the sidecar."""
+        if self.process is not None:
+            self.process.terminate()
+
+    async def exited(self) -> int:
+        """Wait for the sidecar's exit; return its code, negative for a signal.
+
+        Raises:
+            NotInTime: it did not come.
+        """
+        process = self.process
+        if process is None:
+            raise AssertionError("the sidecar was never started")
+        await self.until(lambda: process.poll() is not None, "the sidecar's exit")
+        return process.returncode
+
+    def alive(self) -> bool:
+        """Whether the sidecar runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def pids(self) -> list[int]:
+        """Every live process of this workspace, found by a mark in its environment."""
+        mark = f"WORKSPACE_TEST_RUN={self._run_id}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
+    def logged(self) -> str:
+        """Everything the sidecar has logged in all its lives."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run an operator's command against this workspace."""
+        return subprocess.run(
+            [sys.executable, "-m", "workspace_adapter", *arguments],
+            env=self.environ,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=self.patience,
+            check=False,
+        )
 
 
 def answer_of(reply: Mapping[str, Any]) -> str:
