@@ -85,14 +85,6 @@ class Registry:
         self.received: deque[Received] = deque(maxlen=_KEPT)
         self.violations: list[str] = []
 
-    def serves(self, path: str) -> bool:
-        """Whether a path is one that workspaces call; the rest is the callers' side."""
-        parts = path.strip("/").split("/")
-        return parts[0] == "registry" or (
-            parts[:2] == ["workspaces", self._workspace_id]
-            and (len(parts) == 2 or parts[2] in ("activity", "notify", "boot-event"))
-        )
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or fail as told."""
         request = Request(scope, receive)
@@ -160,6 +152,7 @@ class Registry:
                 if entry.body.get("source_id") not in (None, "", self._workspace_id):
                     self._complain(entry, "source_id is somebody else")
                     return _error(403, "source_id must be the workspace itself")
+                self._row.active_at = entry.at
                 return JSONResponse({"status": "logged"})
             case "/workspaces/{id}/notify":
                 return JSONResponse({"status": "sent"})

@@ -52,6 +52,13 @@ class Row:
     boot_id: str | None = None
     """Which life of the workspace spoke last; no word of the platform's own wire, but ours says it."""
     uptime: int = 0
+    restart_started_at: float | None = None
+    restarting: bool = False
+    """Whether a cycle of the automatic kind is under way; the button's is not known here, which is a flaw."""
+    boot_turn: bool = False
+    """Whether the restart context is under way or still to be sent: meanwhile nobody else is heard."""
+    active_at: float | None = None
+    """When the workspace last said what its agent does."""
     draining_since: float | None = None
     """When the workspace was told to drain; ``None`` when it has said since that it has room."""
     said_full: bool = False
