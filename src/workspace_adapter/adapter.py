@@ -318,6 +318,15 @@ class RuntimeAdapter:
         """
         return ""
 
+    def wedged(self) -> str | None:
+        """Say why the runtime cannot work although it was started; ``None`` while it can.
+
+        Asked on the event loop every few seconds while heartbeats are sent, and said to the
+        platform: return at once. Say only what no turn can get around, such as a server that
+        does not answer; what one turn met is that turn's failure.
+        """
+        return None
+
     @asynccontextmanager
     async def running(self, children: Children, state_dir: Path) -> AsyncGenerator[None, None]:
         """Hold what lives as long as the adapter, such as one server for many sessions."""

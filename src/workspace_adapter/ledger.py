@@ -22,6 +22,8 @@ class Running:
     """Calls permitted, or about to be, and not ended."""
     held: set[str] = field(default_factory=set)
     """Calls waiting at the closed gate."""
+    about: str = ""
+    """What it was asked, for people: the beginning, in one line; empty while it is only being prepared."""
     waits_for_drain: bool = False
     """A tool of its own asked for the drain and waits for it."""
 

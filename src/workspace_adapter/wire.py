@@ -12,7 +12,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -437,3 +437,211 @@ def busy(error: str, retry_after: int, *, taken: bool = False) -> dict[str, Any]
     if taken:
         body["taken"] = True
     return body
+
+
+# --- what a workspace tells its platform ------------------------------------------------
+
+NO_ROOM = 1000
+"""Added to ``active_tasks`` while nothing new is to be dispatched: more than any platform's
+``max_concurrent_tasks``, since the existing one has no other word for "not now"."""
+
+WEDGED = "wedged"
+"""The one ``runtime_state`` beside the empty, healthy one."""
+
+CAPABILITIES = (
+    "heartbeat",
+    "scheduler",
+    "session",
+    "status_mgmt",
+    "retry",
+    "activity_decoration",
+    "channel_dispatch",
+)
+"""Features that the existing platform leaves to a workspace that declares them. Ours declares none."""
+
+
+class BadBody(ValueError):
+    """A registration or heartbeat that is malformed; says which member."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """``POST /registry/register``."""
+
+    workspace_id: str
+    url: str
+    """Where the workspace is called; paths are appended to it as it stands, so no slash at its end."""
+    agent_card: Mapping[str, Any]
+    delivery_mode: str = "push"
+    boot_id: str = ""
+    """Ours: which life of the workspace speaks. The existing platform ignores it."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.workspace_id,
+            "url": self.url,
+            "agent_card": dict(self.agent_card),
+            "delivery_mode": self.delivery_mode,
+            "boot_id": self.boot_id,
+        }
+
+
+def parse_registration(body: object) -> Registration:
+    """Read a registration.
+
+    Raises:
+        BadBody: naming the member that is wrong.
+    """
+    given = _object(body)
+    card = _member(given, "agent_card", dict, {})
+    return Registration(
+        workspace_id=_required(given, "id"),
+        url=str(_member(given, "url", str, "") or card.get("url") or "").rstrip("/"),
+        agent_card=card,
+        delivery_mode=_member(given, "delivery_mode", str, "") or "push",
+        boot_id=_member(given, "boot_id", str, ""),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """``POST /registry/heartbeat``: all of it each time, since what is absent counts as taken back."""
+
+    workspace_id: str
+    active_tasks: int = 0
+    """Turns running now; :data:`NO_ROOM` more while nothing may start."""
+    is_busy: bool = False
+    current_task: str = ""
+    error_rate: float = 0.0
+    """0 to 1, of the turns that ended lately."""
+    sample_error: str = ""
+    """The latest failure, or why it is wedged; empty clears what the platform shows."""
+    uptime_seconds: int = 0
+    runtime_state: str = ""
+    """``""`` or :data:`WEDGED`."""
+    capabilities: Mapping[str, bool] = field(default_factory=lambda: dict.fromkeys(CAPABILITIES, False))
+    idle_timeout_seconds: int | None = None
+    """How long the platform should let a call of ours be silent."""
+    agent_card: Mapping[str, Any] = field(default_factory=dict)
+    observed_generation: int | None = None
+    """The ``generation`` of the last reply."""
+    boot_id: str = ""
+    """Ours, as the rest below: which life of the workspace speaks."""
+    state: str = ""
+    """The drain's state."""
+    waiting: int = 0
+    """Turns that wait to start."""
+    version: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = {"capabilities": dict(self.capabilities)}
+        if self.idle_timeout_seconds is not None:
+            metadata["idle_timeout_seconds"] = self.idle_timeout_seconds
+        return {
+            "workspace_id": self.workspace_id,
+            "active_tasks": self.active_tasks,
+            "is_busy": self.is_busy,
+            "current_task": self.current_task,
+            "error_rate": self.error_rate,
+            "sample_error": self.sample_error,
+            "uptime_seconds": self.uptime_seconds,
+            "runtime_state": self.runtime_state,
+            "runtime_metadata": metadata,
+            "agent_card": dict(self.agent_card),
+            "observed_generation": self.observed_generation,
+            "boot_id": self.boot_id,
+            "state": self.state,
+            "waiting": self.waiting,
+            "version": self.version,
+        }
+
+
+def parse_heartbeat(body: object) -> Heartbeat:
+    """Read a heartbeat, also of a runtime that is not ours.
+
+    Raises:
+        BadBody: naming the member that is wrong.
+    """
+    given = _object(body)
+    metadata = _member(given, "runtime_metadata", dict, {})
+    active_tasks = _member(given, "active_tasks", int, 0)
+    capabilities = _member(metadata, "capabilities", dict, {})
+    return Heartbeat(
+        workspace_id=_required(given, "workspace_id"),
+        active_tasks=active_tasks,
+        is_busy=_member(given, "is_busy", bool, active_tasks > 0),
+        current_task=_member(given, "current_task", str, ""),
+        error_rate=float(_member(given, "error_rate", int | float, 0.0)),
+        sample_error=_member(given, "sample_error", str, ""),
+        uptime_seconds=int(_member(given, "uptime_seconds", int | float, 0)),
+        runtime_state=_member(given, "runtime_state", str, ""),
+        capabilities={name: capabilities.get(name) is True for name in CAPABILITIES},
+        idle_timeout_seconds=_member(metadata, "idle_timeout_seconds", int, None),
+        agent_card=_member(given, "agent_card", dict, {}),
+        observed_generation=_member(given, "observed_generation", int, None),
+        boot_id=_member(given, "boot_id", str, ""),
+        state=_member(given, "state", str, ""),
+        waiting=_member(given, "waiting", int, 0),
+        version=_member(given, "version", str, ""),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeatReply:
+    """What a platform answers to a registration or heartbeat, its secrets apart."""
+
+    generation: int | None = None
+    """The existing platform's: sent back as ``observed_generation``."""
+    queue_depth: int | None = None
+    """Ours, as the rest below: messages that wait on the platform."""
+    max_concurrent_tasks: int | None = None
+    require_auth: bool | None = None
+    """Whether the workspace must refuse what carries no bearer."""
+
+    def as_json(self) -> dict[str, Any]:
+        members = {
+            "generation": self.generation,
+            "queue_depth": self.queue_depth,
+            "max_concurrent_tasks": self.max_concurrent_tasks,
+            "require_auth": self.require_auth,
+        }
+        return {name: value for name, value in members.items() if value is not None}
+
+
+def parse_beat_reply(body: Mapping[str, Any]) -> BeatReply:
+    """Read a reply; what makes no sense in it counts as not said."""
+
+    def number(name: str) -> int | None:
+        value = body.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+    require_auth = body.get("require_auth")
+    return BeatReply(
+        generation=number("generation"),
+        queue_depth=number("queue_depth"),
+        max_concurrent_tasks=number("max_concurrent_tasks"),
+        require_auth=require_auth if isinstance(require_auth, bool) else None,
+    )
+
+
+def _object(body: object) -> Mapping[str, Any]:
+    if not isinstance(body, Mapping):
+        raise BadBody("the body must be a JSON object")
+    return body
+
+
+def _required(body: Mapping[str, Any], name: str) -> str:
+    value: str = _member(body, name, str, "")
+    if not value:
+        raise BadBody(f"{name} is required")
+    return value
+
+
+def _member(body: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:
+    """Read one member; absent and ``null`` are the same."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BadBody(f"{name} is of the wrong type")
+    return value

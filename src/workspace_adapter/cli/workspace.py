@@ -90,7 +90,8 @@ def _status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
                 "turns": {str(state): counts.get(state, 0) for state in State},
                 "journal_bytes": journal.size_bytes(),
             }
-    rows = [(k, v) for k, v in status.items() if k != "turns"]
+    rows = [(k, v) for k, v in status.items() if k not in ("turns", "platform")]
+    rows += [(f"platform {k}", v) for k, v in (status.get("platform") or {}).items()]
     rows += [(f"turns {state}", count) for state, count in status["turns"].items() if count]
     show(options, status, rows)
     return 0

@@ -168,7 +168,7 @@ def _auth_status_endpoint(settings: Settings, secrets: Secrets) -> Endpoint:
         present = secrets.inbound.read() is not None
         return JSONResponse(
             {
-                "require_auth": settings.require_auth,
+                "require_auth": settings.require_auth or secrets.required,
                 "inbound_secret_present": present,
                 "ready_to_enforce": present,
                 "runtime_version": __version__,

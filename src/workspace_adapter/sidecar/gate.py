@@ -21,6 +21,8 @@ class Switch:
     """Open unless somebody holds it closed; one for the whole workspace."""
 
     def __init__(self) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        """It was closed or opened."""
         self._closed_by: set[str] = set()
         self._opens = anyio.Event()
 
@@ -37,6 +39,7 @@ class Switch:
     def close(self, who: str) -> None:
         """Close it, from this instant on."""
         self._closed_by.add(who)
+        self.on_change()
 
     def open(self, who: str) -> bool:
         """Take back one's own closing; return whether that opened it."""
@@ -47,6 +50,7 @@ class Switch:
             return False
         self._opens.set()
         self._opens = anyio.Event()
+        self.on_change()
         return True
 
     async def wait_opened(self) -> None:

@@ -32,6 +32,7 @@ class SecretFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._version: tuple[int, int, int] | None = None
         self._secret: str | None = None
         self._unwritten: str | None = None
@@ -44,13 +45,14 @@ class SecretFile:
 
     def keep(self, secret: str) -> None:
         """Make this the secret, on disk where that is possible."""
-        with self._lock:
-            if self._read() == secret:
+        with self._writing:  # the event loop reads: it must not wait for the disk
+            if self.read() == secret:
                 return
             try:
                 self._write(secret)
             except OSError as error:
-                self._unwritten = secret
+                with self._lock:
+                    self._unwritten = secret
                 if self._is_new(str(error)):
                     logger.warning(
                         "the platform's new secret cannot be kept in %s and is lost with this process: %s;"
@@ -59,7 +61,7 @@ class SecretFile:
                         error.strerror,
                     )
             else:
-                self._unwritten, self._said = None, ""
+                self._said = ""
 
     def _read(self) -> str | None:
         version = None
@@ -118,3 +120,9 @@ class Secrets:
     def __init__(self, configs_dir: Path) -> None:
         self.token = SecretFile(configs_dir / TOKEN)
         self.inbound = SecretFile(configs_dir / INBOUND)
+        self.required = False
+        """The platform wants no request without a bearer, whatever ``WORKSPACE_REQUIRE_AUTH`` says."""
+
+    def require(self, required: bool) -> None:
+        """The platform says whether it wants that."""
+        self.required = required

@@ -30,10 +30,11 @@ from .. import __version__
 from ..adapter import RuntimeAdapter
 from ..drain import Drain, DrainState
 from ..errors import AdapterError, JournalError, JournalUnavailable, SettingsError, StateDirError
+from ..heartbeat import Identity, Pace
 from ..ledger import Ledger
 from ..resume import Limits
 from ..settings import STOP_MARGIN, Settings, effective, without_secrets
-from ..turns import State
+from ..turns import State, Turn
 from .adapter_life import running
 from .app import MetricsMissing, Scraped, create_app
 from .bell import Bell
@@ -58,14 +59,17 @@ from .last_resort import LastResort
 from .lives import KEPT as LIVES
 from .lives import Lives
 from .mounts import mount_here
+from .pulse import Pulse
 from .secret_file import Secrets
 from .sessions.lane import Bounds, Ground
 from .sessions.sessions import Sessions
 from .tally import Tally
+from .vitals import VitalSigns
 
 if TYPE_CHECKING:
     from .door.door import Door
     from .metrics import Metrics
+    from .platform_client import PlatformClient
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +85,14 @@ _LONGEST_CONFIGURATION_ERROR = 300
 _SERVER_GRACE = 0.3
 """Seconds uvicorn gets to write out what was answered."""
 
+_ANSWER_BY = 60.0
+"""Seconds by which the platform should be more patient than we are with a caller we hold."""
+
 _LAST_MOMENT = STOP_MARGIN / 2
 """Seconds before the engine's SIGKILL at which we end by ourselves what does not stop."""
+
+_JOIN = 0.15
+"""Seconds before that at which the last heartbeat is given up."""
 
 
 class _Server(uvicorn.Server):
@@ -131,6 +141,15 @@ class Sidecar:
         self._card: dict[str, Any] = {}
         self._runtime: dict[str, str] = {}
         """What the card says of the runtime, once it was checked."""
+        self._vitals = VitalSigns(
+            adapter=adapter,
+            ledger=self._ledger,
+            switch=self._switch,
+            drainer=self._drainer,
+            card=self._agent_card,
+        )
+        self._pulse: Pulse | None = None
+        self._stop_by = math.inf
         self._journal: Journal | None = None
         self._door: Door | None = None
         self._working = False
@@ -149,9 +168,13 @@ class Sidecar:
             StateDirError: the state directory cannot be used.
             JournalError: the journal cannot be used, or was taken over.
         """
+        settings = replace(self._settings, url=self._url)
+        self._card = card(settings, adapter_name=self._adapter.name)
+        if settings.platform_url is not None:
+            self._pulse = self._pulse_for(settings.platform_url)
         server = _Server(
             uvicorn.Config(
-                self._app(),
+                self._app(settings),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -163,6 +186,8 @@ class Sidecar:
             await tasks.start(self._hear_signals)
             tasks.start_soon(self._drainer.run)
             tasks.start_soon(self._serve_http, server)
+            if self._pulse is not None:
+                tasks.start_soon(self._pulse.run)
             with self._abandon:
                 journal = self._journal = await self._open_journal()
                 try:
@@ -176,13 +201,13 @@ class Sidecar:
                             self._lives.stop()
                             journal.note(LIVES, self._lives.as_text())
                         await journal.close()
+                        if self._pulse is not None:
+                            await self._pulse.stop(self._stop_by - time.monotonic())
             await self._stop_serving(server)
             tasks.cancel_scope.cancel()
         logger.info("stopped")
 
-    def _app(self) -> ASGIApp:
-        settings = replace(self._settings, url=self._url)
-        self._card = card(settings, adapter_name=self._adapter.name)
+    def _app(self, settings: Settings) -> ASGIApp:
         return create_app(
             codec=self._front,
             drainer=self._drainer,
@@ -196,6 +221,41 @@ class Sidecar:
             delivered=self._delivered,
             boot_id=self._boot_id,
         )
+
+    def _pulse_for(self, platform_url: str) -> Pulse:
+        settings, pace = self._settings, Pace(self._settings.heartbeat_interval)
+
+        def connect() -> PlatformClient:
+            from .platform_client import PlatformClient
+
+            return PlatformClient(
+                platform_url=platform_url,
+                workspace_id=settings.workspace_id,
+                configs_dir=Path(settings.configs_dir),
+                org_id=settings.org_id,
+                timeout=pace.timeout,
+                secrets=self._secrets,
+            )
+
+        pulse = Pulse(
+            connect=connect,
+            identity=Identity(
+                workspace_id=settings.workspace_id,
+                boot_id=self._boot_id,
+                version=__version__,
+                idle_timeout=settings.hold_limit + _ANSWER_BY,
+                began=self._started,
+            ),
+            url=self._url,
+            delivery_mode=settings.delivery_mode,
+            pace=pace,
+            wedged_after=settings.wedged_after,
+            read=self._vitals.read,
+            ask_runtime=self._vitals.ask_runtime,
+            require_auth=self._secrets.require,
+        )
+        self._switch.on_change = pulse.publish
+        return pulse
 
     def _delivered(self, turn_id: str) -> None:
         if self._door is not None:
@@ -283,10 +343,26 @@ class Sidecar:
         )
         drainer = self._drainer
         drainer.reopen = sessions.start_what_may
-        sessions.on_change = drainer.look
-        sessions.on_end = drainer.turn_left
+        pulse = self._pulse
+
+        def changed() -> None:
+            drainer.look()
+            if pulse is not None:
+                pulse.publish()
+
+        def left(turn_id: str, state: State | None) -> None:
+            drainer.turn_left(turn_id, state)
+            if pulse is not None:
+                pulse.publish()
+
+        def told(turn: Turn) -> None:
+            self._tally.told(turn)
+            self._vitals.told(turn)
+
+        sessions.on_change = changed
+        sessions.on_end = left
         sessions.on_start = self._tally.started
-        sessions.on_told = self._tally.told
+        sessions.on_told = told
         control = Control(
             journal=journal,
             sessions=sessions,
@@ -338,6 +414,8 @@ class Sidecar:
         self._open = True
         self._opened_after = time.monotonic() - self._started
         logger.info("open: %s", self._url)
+        if self._pulse is not None:
+            self._pulse.start()
         await self._check()
 
     async def _check(self) -> None:
@@ -370,6 +448,7 @@ class Sidecar:
     async def _asked_to_stop(self, why: str) -> None:
         self._stop_asked += 1
         if self._stop_asked == 1:
+            self._stop_by = time.monotonic() + self._settings.stop_timeout - _LAST_MOMENT - _JOIN
             self._last_resort.within(self._settings.stop_timeout - _LAST_MOMENT)
         elif self._stop_asked == 2:
             self._last_resort.within(self._settings.stop_grace + STOP_MARGIN)
@@ -463,6 +542,7 @@ class Sidecar:
             "journal_bytes": journal.size_bytes() if journal else None,
             "journal_salvaged": journal.salvaged if journal else None,
             "ready": self._ready()[0],
+            "platform": self._pulse.status() if self._pulse else None,
         }
 
 

@@ -7,6 +7,7 @@ Each is a scripted runtime with one mistake that authors make. They prove that
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -63,6 +64,19 @@ class _Retold(ScriptedSession):
 class HasNoVersion(ScriptedEnds):
     async def check(self) -> str:
         return cast(str, None)
+
+
+@breaks("says_whether_it_can_work", "return None, or a text")
+class SaysYesItCannot(ScriptedEnds):
+    def wedged(self) -> str | None:
+        return cast(str, True)
+
+
+@breaks("says_whether_it_can_work", "look at what is known")
+class AsksItsServer(ScriptedEnds):
+    def wedged(self) -> str | None:
+        time.sleep(0.3)
+        return None
 
 
 # --- one turn ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ promised. A docstring states the rule; the body works the adapter through a
 
 from __future__ import annotations
 
+import time
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterator
 from uuid import uuid4
@@ -49,6 +50,9 @@ from .contract import (
 from .recording import Record
 from .stage import Attempt, Elsewhere, Scene, Stage, build, in_many_tasks, to_the_last
 
+_AT_ONCE = 0.2
+"""Seconds for which a call on the event loop is hardly noticed."""
+
 __all__ = ["CLAUSES"]
 
 
@@ -61,6 +65,17 @@ async def can_be_started(stage: Stage, prompts: Prompts) -> None:
     async with stage.adapter() as adapter:
         version = await adapter.check()
     expect(isinstance(version, str), f"`check` returned {version!r}; return the version as text, or ''")
+
+
+@clause()
+async def says_whether_it_can_work(stage: Stage, prompts: Prompts) -> None:
+    """``wedged`` returns at once: ``None`` while the runtime can work, else why not, as text."""
+    async with stage.adapter() as adapter:
+        began = time.monotonic()
+        told = adapter.wedged()
+        took = time.monotonic() - began
+    expect(told is None or isinstance(told, str), f"`wedged` returned {told!r}; return None, or a text")
+    expect(took < _AT_ONCE, f"`wedged` took {took:.1f} s; it keeps the event loop: look at what is known")
 
 
 @clause()

@@ -176,7 +176,9 @@ class Edge:
         exchange.signed = bearer is Bearer.RIGHT
         if exchange.signed:
             exchange.caller = headers.get("x-workspace-id") or None
-        elif bearer is Bearer.WRONG or self._settings.require_auth or exchange.binding is Binding.PLAIN:
+            return
+        required = self._settings.require_auth or self._secrets.required
+        if bearer is Bearer.WRONG or required or exchange.binding is Binding.PLAIN:
             _insist(bearer, secret, "the platform's inbound secret")
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:

@@ -34,6 +34,9 @@ _LOOK = 1.0
 """Seconds between two looks for waiting messages whose sender's time limit passed, at most between
 two for silent runtimes."""
 
+_ABOUT = 120
+"""Characters of a message that say what its turn is about."""
+
 
 class Materialise(Protocol):
     """From a message as sent to the parts a runtime is given."""
@@ -415,6 +418,9 @@ class Sessions:
         except OSError as error:
             why = f"the files of the message cannot be put on disk: {error.strerror}"
             return failed(TurnFailed(why, retryable=True))
+        if lane.running is not None:
+            lane.running.about = " ".join(request.text[:_ABOUT].split())
+            self.on_change()
         return await lane.work(request, log, fresh=verdict.fresh_session)
 
     async def _judge(self, lane: Lane, turn: Turn, evidence: Evidence | None) -> Verdict:
