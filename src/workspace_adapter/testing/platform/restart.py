@@ -143,7 +143,7 @@ class Restarts:
             self._tokens.provision()
             started = time.monotonic()
             await anyio.to_thread.run_sync(container.start)
-            row.url = row.provisioned_url
+            row.url = row.provisioned_url or row.url  # which may have been registered by now
             self.cycles += 1
             if self._has_greeted:
                 self.tasks.start_soon(self._tell, ended, started)

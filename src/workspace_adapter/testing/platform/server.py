@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn that is told to stop by an event: it would look ten times a second otherwise."""
+    """uvicorn that stops at once when an event says so: it would look ten times a second, and then wait."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -20,6 +20,10 @@ class _Uvicorn(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await self.asked_to_stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listening in sockets or ():
+            listening.close()
 
 
 class Server:
@@ -95,7 +99,6 @@ class Server:
         if self._uvicorn is not None:
             for listening in getattr(self._uvicorn, "servers", ()):  # none before it has started
                 listening.close()
-            self._uvicorn.force_exit = True
             self._uvicorn.asked_to_stop.set()
             for connection in self._connections():
                 _reset(connection)
