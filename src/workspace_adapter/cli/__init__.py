@@ -27,7 +27,8 @@ def run(arguments: Sequence[str], environ: MutableMapping[str, str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command(options, environ)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is when it was closed
+            sys.stdout.flush()
         return code
     except SettingsError as error:
         for problem in error.problems:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ... import __version__
 
-PATIENCE = 3.0
+PATIENCE = 2.5
 """Seconds for each step of an answer."""
 
 _REPLY = 1 << 16
@@ -22,6 +22,11 @@ _REPLY = 1 << 16
 
 class NoAnswer(Exception):
     """Nobody answered; the text says why."""
+
+    def __init__(self, why: str, *, refused: bool) -> None:
+        super().__init__(why)
+        self.refused = refused
+        """Nobody listens there."""
 
 
 class Reply(NamedTuple):
@@ -55,19 +60,20 @@ def get(url: str, headers: Mapping[str, str]) -> Reply:
     Raises:
         NoAnswer: saying at which step it failed.
     """
-    to = urlsplit(url)
-    kind = http.client.HTTPSConnection if to.scheme == "https" else http.client.HTTPConnection
-    connection = kind(to.hostname or "", to.port, timeout=PATIENCE)
-    path = to.path + (f"?{to.query}" if to.query else "")
+    sent = {"Accept": "application/json", "User-Agent": f"workspace_adapter/{__version__}", **headers}
+    connection = None
     try:
-        sent = {"Accept": "application/json", "User-Agent": f"workspace_adapter/{__version__}", **headers}
-        connection.request("GET", path, headers=sent)
+        to = urlsplit(url)
+        kind = http.client.HTTPSConnection if to.scheme == "https" else http.client.HTTPConnection
+        connection = kind(to.hostname or "", to.port, timeout=PATIENCE)
+        connection.request("GET", f"{to.path}?{to.query}" if to.query else to.path, headers=sent)
         reply = connection.getresponse()
         return Reply(reply.status, reply.headers, reply.read(_REPLY))
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NoAnswer(_why(error)) from None
+        raise NoAnswer(_why(error), refused=isinstance(error, ConnectionRefusedError)) from None
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
 
 
 def _why(error: Exception) -> str:

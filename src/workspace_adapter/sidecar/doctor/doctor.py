@@ -15,7 +15,7 @@ from .finding import Finding, Status, broken
 
 T = TypeVar("T")
 
-_BEFORE = 6.0
+_BEFORE = 4.0
 """Seconds for each of the two things that all looks start from."""
 
 
@@ -39,10 +39,10 @@ _US = "tell the authors of workspace_adapter"
 CHECKS = (
     Check("settings", looks.settings, 20.0, _ADAPTER),
     Check("sidecar", looks.sidecar, 5.0, _US),
-    Check("state directory", looks.state, 10.0, _DISK),
-    Check("journal", looks.journal, 10.0, _DISK),
-    Check("disk space", looks.space, 10.0, _DISK),
-    Check("configs directory", looks.configs, 10.0, _DISK),
+    Check("state directory", looks.state, 5.0, _DISK),
+    Check("journal", looks.journal, 5.0, _DISK),
+    Check("disk space", looks.space, 5.0, _DISK),
+    Check("configs directory", looks.configs, 5.0, _DISK),
     Check("platform", looks.platform, 15.0, _NAMES),
     Check("address", looks.url, 15.0, _NAMES),
     Check("port", looks.port, 15.0, _SIDECAR),

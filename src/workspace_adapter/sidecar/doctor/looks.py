@@ -36,7 +36,7 @@ from . import container, disk, network
 from .asking import PATIENCE, NoAnswer, get
 from .finding import Finding, Status, broken, ok, skipped, warning
 
-_REAPED = 5.0
+_REAPED = 4.0
 """Seconds an init gets to reap."""
 
 _PAGE = 4096
@@ -277,7 +277,11 @@ def platform(view: View) -> list[Finding]:
 def url(view: View) -> list[Finding]:
     """Go where the platform is told we are."""
     findings = [network.url_host(view.url, platform_url=view.settings.platform_url)]
-    answered, why = _who(view.url)
+    answered, why = None, ""
+    try:
+        answered = _boot_id(view.url)
+    except NoAnswer as error:
+        why = str(error)
     found = network.url(view.url, boot_id=view.boot_id, answered=answered, why=why)
     return [finding for finding in (*findings, found) if finding]
 
@@ -287,7 +291,13 @@ def port(view: View) -> list[Finding]:
     at = _local(view.settings)
     if not view.settings.port:
         return [skipped("WORKSPACE_PORT=0 takes any free port")]
-    answered, why = _who(at)
+    answered, why = None, ""
+    try:
+        answered = _boot_id(at)
+    except NoAnswer as error:
+        why = str(error)
+        if view.boot_id is None and not error.refused:
+            answered = ""  # somebody who listens, and speaks another language
     found = network.port(at, boot_id=view.boot_id, answered=answered, why=why)
     if found.status is Status.BROKEN or answered is None:
         return [found]
@@ -304,20 +314,23 @@ def authentication(view: View) -> list[Finding]:
         network.authentication(secret=secret is not None, required=settings.require_auth, public=public)
     ]
     at = _local(settings)
-    if settings.port and view.boot_id is not None and _who(at)[0] == view.boot_id:
-        wrong = get(f"{at}/status", {"Authorization": "Bearer wrong"}).status
-        right = get(f"{at}/status", {"Authorization": f"Bearer {secret}"}).status if secret else None
-        tried = network.bearer(wrong=wrong, right=right)
-        findings += [tried] if tried else []
+    try:
+        if settings.port and view.boot_id is not None and _boot_id(at) == view.boot_id:
+            wrong = get(f"{at}/status", {"Authorization": "Bearer wrong"}).status
+            right = get(f"{at}/status", {"Authorization": f"Bearer {secret}"}).status if secret else None
+            findings.append(network.bearer(wrong=wrong, right=right))
+    except NoAnswer:
+        pass  # which the look at the port says
     return findings
 
 
-def _who(url: str) -> tuple[str | None, str]:
-    """Return the boot id of who answers, empty of what is no sidecar; ``None`` and why where nobody does."""
-    try:
-        return str(get(f"{url}/healthz", {}).json().get("boot_id", "")), ""
-    except NoAnswer as error:
-        return None, str(error)
+def _boot_id(url: str) -> str:
+    """Return the boot id of the sidecar that answers; empty of what is none.
+
+    Raises:
+        NoAnswer: nobody does.
+    """
+    return str(get(f"{url}/healthz", {}).json().get("boot_id", ""))
 
 
 def _local(settings: Settings) -> str:

@@ -145,15 +145,13 @@ def authentication(*, secret: bool, required: bool, public: bool) -> Finding:
     return ok("only this machine reaches the port")
 
 
-def bearer(*, wrong: int | None, right: int | None) -> Finding | None:
-    """Say how the running sidecar takes bearers; ``None`` where that could not be tried.
+def bearer(*, wrong: int, right: int | None) -> Finding:
+    """Say how the running sidecar takes bearers.
 
     Args:
         wrong: the status that a wrong one gets.
         right: the status that the inbound secret gets; ``None``, there is no secret.
     """
-    if wrong is None:
-        return None
     if wrong != 401:
         return broken(
             f"the running sidecar answers a wrong bearer with {wrong}, not 401",

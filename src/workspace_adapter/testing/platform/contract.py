@@ -254,6 +254,7 @@ CALLS: Final = (
         },
         look=_look_at_boot_event,
     ),
+    Call("GET", "/workspaces/{id}/activity"),
     Call("GET", "/workspaces/{id}", open=True),
     Call("GET", "/health", open=True, exempt=True),
 )

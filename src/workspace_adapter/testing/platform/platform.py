@@ -216,7 +216,11 @@ class FakePlatform:
     @property
     def activities(self) -> list[Any]:
         """The bodies of what was posted as activity."""
-        return self.bodies("/activity")
+        return [
+            entry.body
+            for entry in self.received
+            if entry.method == "POST" and entry.path.endswith("/activity")
+        ]
 
     @property
     def notifications(self) -> list[Any]:

@@ -148,6 +148,8 @@ class Registry:
             case "/registry/update-card":
                 self._row.agent_card = entry.body["agent_card"]
                 return JSONResponse({"status": "updated"})
+            case "/workspaces/{id}/activity" if call.method == "GET":
+                return JSONResponse([])
             case "/workspaces/{id}/activity":
                 if entry.body.get("source_id") not in (None, "", self._workspace_id):
                     self._complain(entry, "source_id is somebody else")
