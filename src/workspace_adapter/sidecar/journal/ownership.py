@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -119,7 +120,20 @@ def _owner(path: Path) -> str:
 def _refused(state_dir: Path, error: OSError) -> StateDirError | JournalUnavailable:
     if error.errno in _PASSING:
         return JournalUnavailable(f"{state_dir} cannot be written now: {error.strerror}")
+    if error.errno == errno.EACCES:
+        there = _nearest(Path(error.filename or state_dir))
+        seen, user = there.stat(), os.geteuid()
+        return StateDirError(
+            f"{state_dir} cannot be used ({error.strerror}): {there} belongs to user {seen.st_uid}, mode"
+            f" {stat.S_IMODE(seen.st_mode):o}, and this is user {user}: as root, chown -R {user}"
+            f" {_nearest(state_dir)}"
+        )
     return StateDirError(
         f"{state_dir} cannot be used ({error.strerror}): set WORKSPACE_STATE_DIR to a directory that"
         " can be written, on a local disk"
     )
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path, or the nearest above it that this user is shown."""
+    return next(there for there in (path, *path.parents) if os.path.exists(there))  # noqa: PTH110  # never raises
