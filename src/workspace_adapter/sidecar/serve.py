@@ -98,9 +98,24 @@ _JOIN = 0.15
 class _Server(uvicorn.Server):
     """uvicorn without its signal handling, which would stop listening before the drain."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = anyio.Event()
+
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    async def main_loop(self) -> None:
+        """Wake once a second for the ``Date`` header; its own looks ten times whether to stop."""
+        while not await self.on_tick(0):
+            with anyio.move_on_after(1):
+                await self._told.wait()
+
+    def stop(self) -> None:
+        """Take no more connections, and end once what was answered is written out."""
+        self.should_exit = True
+        self._told.set()
 
 
 class Sidecar:
@@ -261,14 +276,14 @@ class Sidecar:
         if self._door is not None:
             self._door.delivered(turn_id)
 
-    async def _serve_http(self, server: uvicorn.Server) -> None:
+    async def _serve_http(self, server: _Server) -> None:
         try:
             await server.serve(sockets=[self._listener])
         finally:
             self._served.set()
 
-    async def _stop_serving(self, server: uvicorn.Server) -> None:
-        server.should_exit = True
+    async def _stop_serving(self, server: _Server) -> None:
+        server.stop()
         with anyio.move_on_after(_SERVER_GRACE):
             await self._served.wait()
 
@@ -295,7 +310,7 @@ class Sidecar:
                     logger.error("waiting for the journal: %s", said)
                 await anyio.sleep(_REOPEN_EVERY)
 
-    async def _live(self, journal: Journal, server: uvicorn.Server) -> None:
+    async def _live(self, journal: Journal, server: _Server) -> None:
         settings = self._settings
         self._lives = Lives.parse(journal.noted(LIVES))
         self._lives.begin()
