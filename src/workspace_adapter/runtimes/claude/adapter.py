@@ -10,6 +10,7 @@ import shutil
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -28,7 +29,7 @@ from ...adapter import (
 from ...errors import RuntimeUnusable, SessionLost
 from ...resume import Evidence
 from .. import process
-from . import failures, home
+from . import extras, failures, home
 from .calls import Calls
 from .names import is_uuid, prompt_uuid, session_uuid
 from .settings import ClaudeSettings
@@ -53,6 +54,9 @@ _LONGEST_MESSAGE = 64 << 20
 _KEPT_DAYS = 3650
 """Claude Code sweeps conversations older than 30 days; ours may be resumed at any time."""
 
+_INSTRUCTIONS = "instructions"
+"""Where in the adapter's directory the platform's instructions are put for Claude Code."""
+
 _ASK_A_PERSON = ("AskUserQuestion", "EnterPlanMode", "ExitPlanMode")
 _OUTLIVE_THE_TURN = ("CronCreate", "CronDelete", "CronList", "Monitor", "ScheduleWakeup", "Workflow")
 
@@ -64,6 +68,8 @@ _FIXED_ENVIRONMENT = {
     # Set by the SDK where it is missing.
     "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
     "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
+    # Of the directory that only instructions lie in.
+    "CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1",
 }
 _DEFAULT_ENVIRONMENT = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -99,6 +105,11 @@ class ClaudeAdapter(RuntimeAdapter):
     def __init__(self, settings: ClaudeSettings | None = None) -> None:
         super().__init__(settings or ClaudeSettings())
         self._connecting = anyio.Semaphore(_PARALLEL_CONNECTS)
+        self._writing = anyio.Lock()
+        self._harmful: set[Path] = set()
+        """Plugins with which Claude Code did not start, and without which it did."""
+        self._said: set[str] = set()
+        """What of the platform's extras was said to be left out."""
 
     async def check(self) -> str:
         """Run the CLI once, for its version."""
@@ -194,7 +205,7 @@ class ClaudeAdapter(RuntimeAdapter):
         session_id: str | None = None,
         resume: str | None = None,
     ) -> ClaudeSession:
-        """Start the CLI on a new conversation, or on one it knows; once more if it fails.
+        """Start the CLI on a new conversation, or on one it knows; if it fails, once more, then plain.
 
         Raises:
             SessionLost: it does not know the conversation ``resume``.
@@ -204,10 +215,12 @@ class ClaudeAdapter(RuntimeAdapter):
 
         from .session import ClaudeSession
 
-        async def once() -> ClaudeSession:
+        async def once(extra: extras.Extras) -> ClaudeSession:
             stderr: deque[str] = deque(maxlen=_STDERR_LINES)
             calls = Calls(context.gate)
             options = self._options(context, directory, calls)
+            options.plugins = [{"type": "local", "path": str(path)} for path in extra.plugins]
+            options.add_dirs = [*instructions]
             options.stderr = stderr.append
             options.session_id, options.resume = session_id, resume
             client = ClaudeSDKClient(options)
@@ -222,13 +235,53 @@ class ClaudeAdapter(RuntimeAdapter):
                 if resume is not None and "No conversation found" in f"{error} {stderr}":
                     raise SessionLost(f"Claude Code does not know the conversation {resume}") from error
                 raise failures.of_start(str(error), stderr) from error
-            return ClaudeSession(client, info["pid"], calls, stderr, bound=context.resume)
+            return ClaudeSession(
+                client, info["pid"], calls, stderr, bound=context.resume, unusable=self._say_once
+            )
 
+        extra = await self._extras()
+        instructions = await self._instructions(extra, context.state_dir)
         try:
-            return await once()
+            return await once(extra)
         except RuntimeUnusable as error:
             logger.warning("%s; trying once more", error)
-            return await once()
+        try:
+            return await once(extra)
+        except RuntimeUnusable as error:
+            if not extra.plugins:
+                raise
+            why = error
+        session = await once(replace(extra, plugins=()))
+        self._harmful.update(extra.plugins)
+        shown = ", ".join(map(str, extra.plugins))
+        logger.error("left out until the next start, since only without them it works: %s: %s", shown, why)
+        return session
+
+    async def _extras(self) -> extras.Extras:
+        """Look anew at what the platform has laid out: a plugin may have been installed since."""
+        settings = self.settings
+        found = await anyio.to_thread.run_sync(
+            extras.find, Path(settings.platform_dir), Path(settings.plugins_dir), settings.prompt_files
+        )
+        for why in found.left_out:
+            self._say_once(why)
+        return replace(found, plugins=tuple(path for path in found.plugins if path not in self._harmful))
+
+    async def _instructions(self, extra: extras.Extras, state_dir: Path) -> list[Path]:
+        """Return the directory with the platform's instructions, if there are any."""
+        directory = state_dir / _INSTRUCTIONS
+        try:
+            async with self._writing:
+                written = await anyio.to_thread.run_sync(extras.write, extra.instructions, directory)
+        except OSError as error:
+            self._say_once(f"the instructions cannot be put into {directory}: {error.strerror}")
+            return []
+        return [written] if written is not None else []
+
+    def _say_once(self, why: str) -> None:
+        if why not in self._said:
+            self._said.add(why)
+            logger.warning("left out of what the platform has for the agent: %s", why)
 
     def _options(self, context: SessionContext, directory: Path, calls: Calls) -> ClaudeAgentOptions:
         """Everything the CLI is told at its start."""

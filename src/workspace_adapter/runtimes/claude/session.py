@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +67,13 @@ class ClaudeSession(RuntimeSession):
     """One connected client, its reader and its tool calls."""
 
     def __init__(
-        self, client: ClaudeSDKClient, pid: int, calls: Calls, stderr: deque[str], bound: SessionHandle | None
+        self,
+        client: ClaudeSDKClient,
+        pid: int,
+        calls: Calls,
+        stderr: deque[str],
+        bound: SessionHandle | None,
+        unusable: Callable[[str], None],
     ) -> None:
         self.pid = pid
         """Of the CLI."""
@@ -75,6 +81,8 @@ class ClaudeSession(RuntimeSession):
         self._calls = calls
         self._stderr = stderr
         self._bound = bound
+        self._unusable = unusable
+        """Told of each plugin that Claude Code could not load, or not all of it."""
         self._turn: _Turn | None = None
         self._left = False
         """A turn was left in the middle, and the CLI goes on with it."""
@@ -181,6 +189,8 @@ class ClaudeSession(RuntimeSession):
             case SystemMessage(subtype="init", data=data):
                 # The prompt is on disk by now, so that this session can be resumed.
                 yield from self._bind(data["session_id"])
+                for trouble in data.get("plugin_errors") or ():
+                    self._unusable(f"{trouble.get('plugin')}: {trouble.get('message')}")
             case SystemMessage(subtype="api_retry", data=data):
                 reason = data.get("error_status") or data.get("error") or "unreachable"
                 yield Activity(

@@ -94,6 +94,27 @@ class ClaudeSettings:
         default=None,
         unit="US dollars",
     )
+    platform_dir: str = setting(
+        "WORKSPACE_CLAUDE_PLATFORM_DIR",
+        path,
+        "Where the platform's `plugins`, `skills`, prompt files and `CLAUDE.md` for the agent lie.",
+        default="/configs",
+        aliases=("CONFIGS_DIR",),
+    )
+    plugins_dir: str = setting(
+        "WORKSPACE_CLAUDE_PLUGINS_DIR",
+        path,
+        "Where plugins lie that workspaces share; one of the same name in `plugins` goes before.",
+        default="/plugins",
+        aliases=("PLUGINS_DIR",),
+    )
+    prompt_files: tuple[str, ...] = setting(
+        "WORKSPACE_CLAUDE_PROMPT_FILES",
+        words,
+        "Files of the platform's directory that the agent is told at all times, beside its `CLAUDE.md`.",
+        default=("system-prompt.md",),
+        keys=("prompt_files",),
+    )
     cli: str | None = setting(
         "WORKSPACE_CLAUDE_CLI",
         path,
