@@ -153,7 +153,7 @@ class TurnRequest:
     """The message, as sent."""
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """The message's own metadata, as sent."""
+    """The message's own metadata, as sent; where there are traces, ``traceparent`` is this attempt."""
 
     resumption: Resumption = Resumption.NEW
     """``NEW`` and ``REPLAY``: give the runtime the message. ``CONTINUE``: the

@@ -593,6 +593,13 @@ class Settings:
     log_format: str = setting(
         "WORKSPACE_LOG_FORMAT", one_of("text", "json"), "`json` for machines.", default="text"
     )
+    traces_endpoint: str | None = setting(
+        "WORKSPACE_TRACES_ENDPOINT",
+        _platform_url,
+        "Where traces go by OTLP over HTTP: `http://collector:4318/v1/traces`; needs the extra `otel`.",
+        default=None,
+        aliases=("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",),
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], config: Configuration = NO_FILE) -> Settings:

@@ -64,6 +64,7 @@ from .secret_file import Secrets
 from .sessions.lane import Bounds, Ground
 from .sessions.sessions import Sessions
 from .tally import Tally
+from .tracer import Tracer
 from .vitals import VitalSigns
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ _SERVER_GRACE = 0.3
 
 _ANSWER_BY = 60.0
 """Seconds by which the platform should be more patient than we are with a caller we hold."""
+
+_TRACES_GRACE = 0.5
+"""Seconds a stop waits at most for traces to be sent."""
 
 _LAST_MOMENT = STOP_MARGIN / 2
 """Seconds before the engine's SIGKILL at which we end by ourselves what does not stop."""
@@ -358,7 +362,7 @@ class Sidecar:
         )
         drainer = self._drainer
         drainer.reopen = sessions.start_what_may
-        pulse = self._pulse
+        pulse, tracer = self._pulse, self._traces(journal)
 
         def changed() -> None:
             drainer.look()
@@ -373,7 +377,11 @@ class Sidecar:
         def told(turn: Turn) -> None:
             self._tally.told(turn)
             self._vitals.told(turn)
+            if tracer is not None:
+                tracer.told(turn)
 
+        if tracer is not None:
+            sessions.place = tracer.place
         sessions.on_change = changed
         sessions.on_end = left
         sessions.on_start = self._tally.started
@@ -405,12 +413,23 @@ class Sidecar:
             drainer.journal = journal
             self._working = True
             rooms.start_soon(sessions.run)
+            if tracer is not None:
+                rooms.start_soon(tracer.run)
             rooms.start_soon(self._open_door, journal, sessions, uploads)
             await drainer.stopping.wait()
             self._send_away()
             await sessions.stop()
             await self._stop_serving(server)
+            if tracer is not None:
+                await tracer.close(_TRACES_GRACE)
             rooms.cancel_scope.cancel()
+
+    def _traces(self, journal: Journal) -> Tracer | None:
+        """Make what gives turns their place in traces, where these are asked for."""
+        endpoint = self._settings.traces_endpoint
+        if endpoint is None:
+            return None
+        return Tracer(journal, endpoint=endpoint, workspace_id=self._settings.workspace_id)
 
     async def _open_door(self, journal: Journal, sessions: Sessions, uploads: Uploads) -> None:
         """Let messages in, once what reads them is loaded: in a thread, beside the work that is resumed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from a2a.utils.errors import (
     UnsupportedOperationError,
 )
 
-from ... import wire
+from ... import traces, wire
 from ...errors import BadMessage, ContentConflict, InboxFull, JournalError, Refused, UnknownTask
 from ...settings import Settings
 from ...telling import Work
@@ -161,7 +162,7 @@ class Door(RequestHandler):
             message_id=sent.message_id,
             caller=exchange.caller,
             source=wire.source_of(call.params),
-            message=sent.encoded,
+            message=self._kept(sent, exchange),
             accepted_at=now,
             expires_at=None if expires_in is None else now + expires_in,
             canvas=wire.from_canvas(call.params, sent.context_id, self._settings.workspace_id),
@@ -189,6 +190,13 @@ class Door(RequestHandler):
             "turn %s: %s answered at once", accepted.turn.id, own, extra={"turn_id": accepted.turn.id}
         )
         return accepted.turn
+
+    def _kept(self, sent: wire.SentMessage, exchange: Exchange) -> bytes:
+        """Return the message as the journal keeps it: where there are traces, with the span that sent it."""
+        if self._settings.traces_endpoint is None or not traces.is_sent(exchange.traceparent):
+            return sent.encoded
+        metadata = {**(sent.raw.get("metadata") or {}), traces.KEY: exchange.traceparent}
+        return json.dumps({**sent.raw, "metadata": metadata}, ensure_ascii=False).encode()
 
     def _submit(self, accepted: Accepted) -> tuple[Turn, int]:
         """Put the turn in line where it is not; see :meth:`_take` for what is returned."""

@@ -74,6 +74,8 @@ class Exchange:
     signed: bool = False
     """The bearer was right."""
     last_event_id: str | None = None
+    traceparent: str | None = None
+    """Of the span that sends it, as its header says."""
     request_id: str | int | None = None
     body: object = None
     """As JSON."""
@@ -145,6 +147,7 @@ class Edge:
         headers = Headers(scope=scope)
         self._check_bearer(exchange, scope["path"], headers)
         exchange.last_event_id = headers.get("last-event-id")
+        exchange.traceparent = headers.get("traceparent")
         body = b""
         if scope["method"] == "POST":
             body = await self._read(headers, receive)

@@ -282,12 +282,16 @@ class Queries:
         except OSError as error:
             raise self._unreadable(error) from error
 
-    def events(self, turn_id: str, *, after: int = 0, limit: int = 1000) -> list[LoggedEvent]:
-        """Return entries of a turn's log in order, those past position ``after``."""
+    def events(
+        self, turn_id: str, *, after: int = 0, limit: int = 1000, kind: str | None = None
+    ) -> list[LoggedEvent]:
+        """Return entries of a turn's log in order, those past position ``after``, of one kind or all."""
         rows = self._rows(
-            "SELECT n, attempt, at, kind, body FROM events WHERE turn_id = ? AND n > ? ORDER BY n LIMIT ?",
+            "SELECT n, attempt, at, kind, body FROM events"
+            " WHERE turn_id = ? AND n > ? AND kind = coalesce(?, kind) ORDER BY n LIMIT ?",
             turn_id,
             after,
+            kind,
             limit,
         )
         try:
@@ -297,6 +301,11 @@ class Queries:
             ]
         except Unreadable as error:
             raise self._unreadable(error) from error
+
+    def last_said(self, turn_id: str) -> dict[int, float]:
+        """Return when each attempt of a turn last wrote in its log."""
+        rows = self._rows("SELECT attempt, max(at) FROM events WHERE turn_id = ? GROUP BY attempt", turn_id)
+        return {attempt: at + self._offset for attempt, at in rows}
 
     def session(self, session_id: str) -> Session | None:
         """Return a conversation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import anyio
 
@@ -10,6 +10,9 @@ from ...events import Activity, Artifact, Text, ToolCall
 from ...resume import Resumption, Verdict
 from ..insist import insist
 from ..journal import Journal, NewEvent
+
+BEGUN = "working"
+"""The state that the first entry of every attempt says."""
 
 COALESCE = 0.25
 """Seconds a piece of text may wait for the next one."""
@@ -22,25 +25,32 @@ class EventLog:
     """Gathers what the runtime says until it is written, and remembers the answer so far.
 
     Its first entry says how the attempt was begun: that of one that resumes ``verdict`` too, from
-    which the note that its runtime was given can be worded again.
+    which the note that its runtime was given can be worded again; ``begun`` is what else it says.
     """
 
     def __init__(
-        self, journal: Journal, turn_id: str, attempt: int, verdict: Verdict, *, clock: Callable[[], float]
+        self,
+        journal: Journal,
+        turn_id: str,
+        attempt: int,
+        verdict: Verdict,
+        *,
+        clock: Callable[[], float],
+        begun: Mapping[str, object] | None = None,
     ) -> None:
         self._journal = journal
         self._turn_id = turn_id
         self._attempt = attempt
         self._clock = clock
-        begun: dict[str, object] = {"state": "working", "attempt": attempt}
+        first: dict[str, object] = {"state": BEGUN, "attempt": attempt, **(begun or {})}
         if verdict.resumption is not Resumption.NEW:
-            begun |= {
+            first |= {
                 "resumption": str(verdict.resumption),
                 "because": verdict.because,
                 "fresh_session": verdict.fresh_session,
                 "noted": verdict.note is not None,
             }
-        self._buffer = [NewEvent(kind="status", body=begun)]
+        self._buffer = [NewEvent(kind="status", body=first)]
         self._buffered = 0
         self._something = anyio.Event()
         self._something.set()

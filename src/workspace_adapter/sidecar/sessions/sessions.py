@@ -18,7 +18,9 @@ from ...errors import BadMessage, InvalidTransition, TurnFailed
 from ...ledger import Ledger, Running
 from ...resume import Action, Evidence, Resumption, Verdict, notice_due, platform_note
 from ...telling import Doing, Work
-from ...turns import CANCELABLE, TOLD, Notice, Outcome, OutcomeKind, State, Turn
+from ...traces import KEY as TRACEPARENT
+from ...traces import Place
+from ...turns import CANCELABLE, ENDED, TOLD, Notice, Outcome, OutcomeKind, State, Turn
 from ..boot import Recovery, message_of
 from ..fence import cancelled_by_us
 from ..gate import SessionGate, Switch
@@ -83,6 +85,8 @@ class Sessions:
         """A turn left the ledger, in this state; ``None`` when the journal forgot it."""
         self.on_start: Callable[[Turn, Turn, Verdict], None] = lambda before, started, verdict: None
         """An attempt was charged; the turn as it was, and as it is."""
+        self.place: Callable[[Turn], Place | None] = lambda turn: None
+        """Says where a turn stands in a trace, if there are traces."""
         self.on_told: Callable[[Turn], None] = lambda turn: None
         """A turn ended, or was suspended."""
 
@@ -369,7 +373,13 @@ class Sessions:
         self.on_start(turn, started, verdict)
         self._asked_again.discard(turn.id)
         running.attempt = started.attempt
-        log = EventLog(self._journal, turn.id, started.attempt, verdict, clock=self._clock)
+        place = self.place(started)
+        begun: dict[str, object] = {}
+        if turn.state in ENDED:
+            begun["anew"] = True
+        if place is not None and place.sent is not None:
+            begun[TRACEPARENT] = place.sent
+        log = EventLog(self._journal, turn.id, started.attempt, verdict, clock=self._clock, begun=begun)
         lane.working = started, log
         lane.gate.begin(
             running, on_call=partial(lane.call_started, log), on_end=partial(lane.call_ended, log)
@@ -377,7 +387,7 @@ class Sessions:
         if notice is not None:
             noted = "\n\n".join(filter(None, (platform_note(notice), verdict.note)))
             verdict = replace(verdict, note=noted)
-        end = await self._work(lane, started, verdict, log)
+        end = await self._work(lane, started, verdict, log, place)
         lane.gate.end()
         if self._stopping and end.to in (State.FAILED, State.INTERRUPTED):
             # What the stop did to the runtime is not the turn's failure.
@@ -400,16 +410,21 @@ class Sessions:
         due = notice_due(notice, to=turn, resumption=verdict.resumption, given=given, showed=showed)
         return notice if due else None
 
-    async def _work(self, lane: Lane, turn: Turn, verdict: Verdict, log: EventLog) -> End:
+    async def _work(
+        self, lane: Lane, turn: Turn, verdict: Verdict, log: EventLog, place: Place | None
+    ) -> End:
         message = message_of(self._journal.message(turn.id))
         if message is None:
             return failed(TurnFailed("its message was lost with a damaged journal: send a new one"))
+        metadata = dict(message.get("metadata") or {})
+        if place is not None:
+            metadata[TRACEPARENT] = place.within(turn.id, turn.attempt)
         try:
             request = TurnRequest(
                 id=turn.id,
                 attempt=turn.attempt,
                 parts=await self._materialise(message, session_id=turn.session_id),
-                metadata=message.get("metadata") or {},
+                metadata=metadata,
                 resumption=verdict.resumption,
                 note=verdict.note,
             )
