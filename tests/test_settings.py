@@ -153,7 +153,7 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_default() 
             {"a2a__port": None},
             "/configs/config.yaml: a2a.port must be one value, not a mapping or a nested list",
         ),
-        ({"a2a": "8000"}, "/configs/config.yaml: a2a must be a mapping, to hold a2a.port"),
+        ({"a2a": "8000"}, "/configs/config.yaml: a2a must be a mapping"),
         ({"name": ("a", "b")}, "/configs/config.yaml: name must be one value, not a list"),
         ({"skills": None}, "/configs/config.yaml: skills must be one value, not a mapping or a nested list"),
         (
@@ -358,6 +358,19 @@ def test_a_secret_is_shown_masked_and_never_quoted_in_an_error() -> None:
 
 
 def test_runtimes_and_tools_do_not_see_the_platforms_secrets() -> None:
-    theirs = {"PATH": "/bin", "ANTHROPIC_API_KEY": "k", "WORKSPACE_ID": "one", "GITHUB_TOKEN": "t"}
-    ours = {"MOLECULE_WORKSPACE_TOKEN": "s", "PLATFORM_INBOUND_SECRET": "s", "WORKSPACE_AUTH_TOKEN": "s"}
+    theirs = {
+        name: "x"
+        for name in (
+            *("PATH", "WORKSPACE_ID", "GITHUB_TOKEN", "LANGFUSE_SECRET_KEY", "PLATFORM_URL"),
+            *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN", "OPENAI_API_KEY"),
+            *("MOLECULE_LLM_USAGE_TOKEN", "MOLECULE_LLM_BASE_URL", "MOLECULE_MODEL"),
+        )
+    }
+    ours = {
+        name: "x"
+        for name in (
+            *("MOLECULE_WORKSPACE_TOKEN", "PLATFORM_INBOUND_SECRET", "WORKSPACE_AUTH_TOKEN", "ADMIN_TOKEN"),
+            *("MOLECULE_CONFIG_BOOT_TOKEN", "MOLECULE_CONFIG_RELAY_ACK_TOKEN", "MOLECULE_CONFIG_RELAY_URI"),
+        )
+    }
     assert without_secrets(theirs | ours) == theirs

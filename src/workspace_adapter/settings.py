@@ -135,7 +135,7 @@ def read(variable: Variable, environ: Mapping[str, str], config: Configuration) 
             return _read(variable, source, found, in_file=True)
         above = key.rpartition(".")[0]
         if config.values.get(above):
-            problem = f"{config.path}: {above} must be a mapping, to hold {key}"
+            problem = f"{config.path}: {above} must be a mapping"
             return Reading(source, problem=problem, in_file=True)
     return None
 
@@ -183,7 +183,7 @@ def left_out(
         for variable in variables(settings_class).values()
     )
     wrong = (reading.problem for reading in readings if reading is not None and reading.in_file)
-    return (*config.problems, *filter(None, wrong))
+    return tuple(dict.fromkeys((*config.problems, *filter(None, wrong))))
 
 
 def sources(settings_class: type, environ: Mapping[str, str], config: Configuration) -> dict[str, str]:
@@ -662,7 +662,10 @@ class Settings:
 STOP_MARGIN = 1.0
 """Seconds of the stop timeout kept for writing refusals and closing the journal."""
 
-_SECRET = re.compile(r"(MOLECULE|PLATFORM|WORKSPACE|SHIM)_.*(TOKEN|SECRET|PASSWORD|KEY)")
+_SECRET = re.compile(
+    r"(MOLECULE|PLATFORM|WORKSPACE|SHIM)_(?!LLM_).*(TOKEN|SECRET|PASSWORD|KEY)|MOLECULE_CONFIG_RELAY_URI|ADMIN_TOKEN"
+)
+"""The platform's own; what opens the model (``MOLECULE_LLM_…``) or is the user's, the runtime needs."""
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
