@@ -13,6 +13,7 @@ PLATFORM = "http://platform:8080"
     ("status", "token", "expected"),
     [
         (200, True, OK),
+        (200, False, OK),
         (429, True, OK),
         (401, True, BROKEN),
         (401, False, WARNING),
@@ -26,9 +27,13 @@ PLATFORM = "http://platform:8080"
 def test_what_the_platform_answers_says_whether_it_knows_us(
     status: int, token: bool, expected: Status
 ) -> None:
-    found = network.platform(PLATFORM, status=status, token=token, said="a reason")
+    found = network.platform(PLATFORM, status=status, token=token, json=True, said="a reason")
     assert found.status is expected
     assert expected is OK or "(a reason)" in found.found
+
+
+def test_a_proxys_page_is_no_answer_of_the_platforms() -> None:
+    assert network.platform(PLATFORM, status=200, token=True, json=False, said="").status is BROKEN
 
 
 @pytest.mark.parametrize(

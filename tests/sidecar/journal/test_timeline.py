@@ -258,3 +258,12 @@ async def test_a_start_that_cannot_read_the_time_leaves_nothing_open(
             await Journal.open(state_dir, boot_id="boot-2", now=NOW, machine=this_machine)
         left.append(len(list(Path("/proc/self/fd").iterdir())))
     assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("kernel", ["k1", "k2"], ids=["same machine", "another machine"])
+async def test_a_reader_says_how_far_the_clock_has_gone_back(state_dir: Path, kernel: str) -> None:
+    journal = await Journal.open(state_dir, boot_id="b", now=NOW, machine=lambda: at(NOW, 100))
+    await journal.close()
+    for jump, back in ((-HOUR, HOUR), (DAY, 0.0)):
+        with Reader.open(state_dir, machine=lambda jump=jump: at(NOW + jump, 100, kernel)) as reader:  # type: ignore[misc]
+            assert reader.ran_back == back

@@ -37,9 +37,14 @@ class Aside(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self._begun = time.monotonic()
         self._reading, writing = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            _do(work, writing)
+        self._pid, self._not_begun = 0, ""
+        try:
+            self._pid = os.fork()
+        except OSError as error:
+            self._not_begun = f"no process can be started ({error.strerror})"
+        else:
+            if self._pid == 0:
+                _do(work, writing)
         os.close(writing)
 
     def outcome(self, limit: float) -> T:
@@ -52,6 +57,8 @@ class Aside(Generic[T]):
             TimeoutError: it is still at it.
             Failed: it came to no end.
         """
+        if self._not_begun:
+            raise Failed(self._not_begun)
         told = b""
         while True:
             left = max(0.0, self._begun + limit - time.monotonic())
@@ -72,6 +79,8 @@ class Aside(Generic[T]):
     def end(self) -> None:
         """End it and all it started."""
         os.close(self._reading)
+        if not self._pid:
+            return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, signal.SIGKILL)
         with suppress(ProcessLookupError):

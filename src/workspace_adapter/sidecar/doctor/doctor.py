@@ -15,7 +15,7 @@ from .finding import Finding, Status, broken
 
 T = TypeVar("T")
 
-_BEFORE = 4.0
+_BEFORE = 5.0
 """Seconds for each of the two things that all looks start from."""
 
 
@@ -35,6 +35,9 @@ _NAMES = "look at name resolution (/etc/resolv.conf) and the network of the cont
 _ADAPTER = "its import or check() hangs: run the runtime's program by hand in the container"
 _SIDECAR = "the sidecar takes connections and does not answer: look at its log, restart the container"
 _US = "tell the authors of workspace_adapter"
+_OTHERWISE = (
+    "run this command as the user the sidecar runs as; if it was, mend what it says, or tell the authors"
+)
 
 CHECKS = (
     Check("settings", looks.settings, 20.0, _ADAPTER),
@@ -84,7 +87,7 @@ def _found(check: Check, aside: Aside[list[Finding]]) -> list[Finding]:
     except TimeoutError:
         return [broken(f"looking at the {check.name} takes longer than {check.limit:g} s", check.hangs)]
     except Failed as error:
-        return [broken(f"the {check.name} could not be looked at: {error}", _US)]
+        return [broken(f"the {check.name} could not be looked at: {error}", _OTHERWISE)]
 
 
 def _before(what: str, look: Callable[[], T], otherwise: T) -> tuple[T, list[Finding]]:
@@ -95,8 +98,7 @@ def _before(what: str, look: Callable[[], T], otherwise: T) -> tuple[T, list[Fin
     except TimeoutError:
         return otherwise, [broken(f"{what} cannot be found out within {_BEFORE:g} s", _DISK)]
     except Failed as error:
-        todo = "run this command as the user the sidecar runs as"
-        return otherwise, [broken(f"{what} cannot be found out: {error}", todo)]
+        return otherwise, [broken(f"{what} cannot be found out: {error}", _OTHERWISE)]
     finally:
         aside.end()
 

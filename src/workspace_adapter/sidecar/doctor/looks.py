@@ -14,6 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import anyio
 
 from ...adapter import RuntimeAdapter
-from ...errors import JournalDamaged, JournalError, SettingsError, WorkspaceAdapterError
+from ...errors import ContractBroken, JournalDamaged, JournalError, SettingsError, WorkspaceAdapterError
 from ...settings import Configuration, Settings, left_out, variables
 from ..adapters import build_adapter, configure
 from ..children import MARK
@@ -33,8 +34,11 @@ from ..journal.schema import FILE
 from ..mounts import mount_here
 from ..secret_file import INBOUND, TOKEN, SecretFile
 from . import container, disk, network
-from .asking import PATIENCE, NoAnswer, get
+from .asking import NoAnswer, get
 from .finding import Finding, Status, broken, ok, skipped, warning
+
+_CONTROL = 2.0
+"""Seconds a sidecar gets to answer on its control socket."""
 
 _REAPED = 4.0
 """Seconds an init gets to reap."""
@@ -101,7 +105,7 @@ def owner(state_dir: Path) -> Owner | None:
         return None
 
     async def asking() -> str:
-        return str((await ask(state_dir, "status", patience=PATIENCE))["state"])
+        return str((await ask(state_dir, "status", patience=_CONTROL))["state"])
 
     try:
         state = anyio.run(asking)
@@ -134,7 +138,9 @@ def settings(view: View) -> list[Finding]:
         if name.startswith("WORKSPACE_") and (meant := difflib.get_close_matches(name, known, 1, 0.9)):
             findings.append(warning(f"{name} is set, and nobody reads it", f"is {meant[0]} meant?"))
     theirs = _environ_of(view.owner)
-    different = sorted(name for name in known if theirs and theirs.get(name) != view.environ.get(name))
+    different = sorted(
+        name for name in known if theirs and (theirs.get(name) or None) != (view.environ.get(name) or None)
+    )
     if different:
         findings.append(
             warning(
@@ -164,9 +170,9 @@ def sidecar(view: View) -> list[Finding]:
     if not view.owner.state:
         return [
             warning(
-                f"a sidecar (boot {view.owner.boot_id}, process {view.owner.pid}) owns the state directory"
-                " and does not answer there",
-                "it boots, or hangs: look at its log; a command for its user only is run as that user",
+                f"process {view.owner.pid} (boot {view.owner.boot_id}) owns the state directory and does not"
+                " answer there",
+                "a sidecar that boots or hangs, or a command such as journal vacuum: look at its log",
             )
         ]
     return [ok(f"a sidecar runs: boot {view.owner.boot_id}, {view.owner.state}")]
@@ -244,7 +250,12 @@ def configs(view: View) -> list[Finding]:
 
 
 def _existing(path: Path) -> Path:
-    return next(there for there in (path, *path.parents) if there.exists())
+    """Return the path, or the deepest directory above it that is there for this user."""
+    for there in (path, *path.parents):
+        with suppress(PermissionError):
+            if there.exists():
+                return there
+    return path
 
 
 # --- the network -------------------------------------------------------------------------
@@ -268,7 +279,8 @@ def platform(view: View) -> list[Finding]:
     except NoAnswer as error:
         return [network.unreachable(url, str(error))]
     said = reply.error().replace(token or "\0", "…")
-    findings = [network.platform(url, status=reply.status, token=token is not None, said=said)]
+    is_json = reply.headers.get_content_type() == "application/json"
+    findings = [network.platform(url, status=reply.status, token=token is not None, json=is_json, said=said)]
     if (date := reply.date()) is not None:
         findings.append(container.clocks(date - time.time()))
     return findings
@@ -276,6 +288,8 @@ def platform(view: View) -> list[Finding]:
 
 def url(view: View) -> list[Finding]:
     """Go where the platform is told we are."""
+    if not view.settings.port and not view.settings.url:
+        return [skipped("WORKSPACE_PORT=0 takes any free port")]
     findings = [network.url_host(view.url, platform_url=view.settings.platform_url)]
     answered, why = None, ""
     try:
@@ -291,18 +305,22 @@ def port(view: View) -> list[Finding]:
     at = _local(view.settings)
     if not view.settings.port:
         return [skipped("WORKSPACE_PORT=0 takes any free port")]
-    answered, why = None, ""
+    boot_id, answered, why = view.boot_id, None, ""
     try:
         answered = _boot_id(at)
+        if boot_id is not None and answered == boot_id:
+            ready = get(f"{at}/readyz", {})
+            return [
+                network.port(at, boot_id=boot_id, answered=answered, why=""),
+                network.readiness(ready.status == 200, ready.error()),
+            ]
     except NoAnswer as error:
         why = str(error)
-        if view.boot_id is None and not error.refused:
+        if error.refused and view.owner is not None and not view.owner.state:
+            boot_id = None  # no sidecar, which listens before it owns the directory: a command
+        elif boot_id is None and not error.refused:
             answered = ""  # somebody who listens, and speaks another language
-    found = network.port(at, boot_id=view.boot_id, answered=answered, why=why)
-    if found.status is Status.BROKEN or answered is None:
-        return [found]
-    reply = get(f"{at}/readyz", {})
-    return [found, network.readiness(reply.status == 200, reply.error())]
+    return [network.port(at, boot_id=boot_id, answered=answered, why=why)]
 
 
 def authentication(view: View) -> list[Finding]:
@@ -356,8 +374,9 @@ async def _check(adapter: RuntimeAdapter) -> Finding:
         with fence("check"):
             version = await adapter.check()
     except WorkspaceAdapterError as error:
+        cause = f" ({error.__cause__})" if isinstance(error, ContractBroken) else ""
         return broken(
-            f"the runtime {adapter.name} cannot be used: {error}",
+            f"the runtime {adapter.name} cannot be used: {error}{cause}",
             "install or set what it names; until then messages are taken and their turns fail",
         )
     return ok(f"the runtime {adapter.name} can be started{f': {version}' if version else ''}")
@@ -382,7 +401,9 @@ def _credentials(view: View, adapter: RuntimeAdapter) -> list[Finding]:
 
 def init(view: View) -> list[Finding]:
     """Leave an orphan behind that ends at once, and see whether it goes."""
-    first = Path("/proc/1/comm").read_text(errors="replace").strip()
+    first = _text(Path("/proc/1/comm")).strip()
+    if not first:
+        return [skipped("PID 1 cannot be seen: /proc is not mounted")]
     findings = [container.init(view.owner.pid)] if view.owner else []
     return [*findings, container.reaping(_reaped(_orphan()), first)]
 

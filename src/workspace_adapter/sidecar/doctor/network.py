@@ -18,12 +18,13 @@ def unreachable(url: str, why: str) -> Finding:
     )
 
 
-def platform(url: str, *, status: int, token: bool, said: str) -> Finding:
+def platform(url: str, *, status: int, token: bool, json: bool, said: str) -> Finding:
     """Say what the platform thinks of our token.
 
     Args:
         status: of its answer to a question that asks for a token and changes nothing.
         token: whether we have one to show.
+        json: whether that is what it answers.
         said: its own words, if any.
     """
     told = f" ({said})" if said else ""
@@ -37,8 +38,8 @@ def platform(url: str, *, status: int, token: bool, said: str) -> Finding:
             f"PLATFORM_URL={url} answers, and there is no token in CONFIGS_DIR yet{told}",
             "none before the first registration, which brings one; if a sidecar runs, look at its log",
         )
-    if status == 429 or 200 <= status < 300:
-        return ok(f"PLATFORM_URL={url} answers, and knows our token")
+    if status == 429 or (200 <= status < 300 and json):
+        return ok(f"PLATFORM_URL={url} answers{', and knows our token' if token else ''}")
     if status >= 500:
         return warning(
             f"PLATFORM_URL={url} answers with an error of its own, {status}{told}",
