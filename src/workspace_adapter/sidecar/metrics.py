@@ -32,6 +32,7 @@ from .gate import UNWRITABLE, Switch
 from .housekeeping import Housekeeping
 from .journal import Journal
 from .lives import Lives
+from .pulse import Pulse
 from .sessions.sessions import Sessions
 from .tally import Tally
 
@@ -68,6 +69,7 @@ class Metrics(Collector):
         housekeeping: Housekeeping,
         tally: Tally,
         lives: Callable[[], Lives],
+        pulse: Pulse | None,
     ) -> None:
         self._settings = settings
         self._info = info
@@ -82,6 +84,7 @@ class Metrics(Collector):
         self._housekeeping = housekeeping
         self._tally = tally
         self._lives = lives
+        self._pulse = pulse
         self.journal: Journal | None = None
         """Once it is open."""
         self.sessions: Sessions | None = None
@@ -110,6 +113,8 @@ class Metrics(Collector):
         yield from self._workspace()
         yield from self._turns()
         yield from self._limits()
+        if self._pulse is not None:
+            yield from _platform(self._pulse)
         if self.journal is not None:
             yield from self._writes(self.journal)
         if self.journal is not None:
@@ -201,6 +206,24 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             f"{_PREFIX}journal_commit_failures", "Commits that came to nothing.", journal.failures
         )
+
+
+def _platform(pulse: Pulse) -> Iterator[Metric]:
+    results = ("ok", "failed")
+    yield _counters(
+        "heartbeats",
+        "Heartbeats, by what came of them.",
+        ("result", {result: pulse.beats[result] for result in results}),
+    )
+    yield _counters(
+        "registrations",
+        "Registrations with the platform, by what came of them.",
+        ("result", {result: pulse.registrations[result] for result in results}),
+    )
+    stands = pulse.status()
+    yield _gauge("wedged", "1 while heartbeats say so.", stands["wedged"] is not None)
+    if (ago := stands["answered_seconds_ago"]) is not None:
+        yield _gauge("heartbeat_answered_seconds", "How long ago the platform last took a heartbeat.", ago)
 
 
 def _on_disk(journal: Journal) -> Iterator[Metric]:

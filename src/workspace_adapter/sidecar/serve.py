@@ -550,6 +550,7 @@ class Sidecar:
                 housekeeping=self._housekeeping,
                 tally=self._tally,
                 lives=lambda: self._lives,
+                pulse=self._pulse,
             )
         self._metrics.journal, self._metrics.sessions = self._journal, self._sessions
         return await self._metrics.scrape(accept)
