@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .turns import TOLD, TRANSITIONS, Call, Notice, State, Turn
+from .turns import INITIAL_PROMPT, TOLD, TRANSITIONS, Call, Notice, State, Turn
 
 
 class Resumption(StrEnum):
@@ -124,7 +124,7 @@ def plan(
         return Verdict(action=Action.LEAVE, because=f"{turn.state}, and nobody asks for it again")
     if evidence.found is Found.ANSWERED and State.ANSWERED in TRANSITIONS[turn.state]:
         return Verdict(action=Action.DELIVER, because="the runtime had answered", answer=evidence.answer)
-    if turn.source is not None and not asked_again and not awaited:
+    if turn.source not in (None, INITIAL_PROMPT) and not asked_again and not awaited:
         return Verdict(
             action=Action.CANCEL,
             because=f"of the platform's own making ({turn.source}) and nobody is asking",

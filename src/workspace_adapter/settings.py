@@ -411,6 +411,34 @@ class Settings:
         default=30.0,
         unit="seconds",
     )
+    notify_after: float = setting(
+        "WORKSPACE_NOTIFY_AFTER",
+        seconds(),
+        "How long an end that no caller heard waits for one, before the user of the platform's canvas"
+        " is told through the platform.",
+        default=15.0,
+        unit="seconds",
+    )
+    initial_prompt: str | None = setting(
+        "WORKSPACE_INITIAL_PROMPT",
+        text,
+        "The message that the workspace sends itself once, when it begins; never again on the same state"
+        " directory.",
+        default=None,
+    )
+    idle_prompt: str | None = setting(
+        "WORKSPACE_IDLE_PROMPT",
+        text,
+        "The message that the workspace sends itself whenever it was idle; each costs a model call.",
+        default=None,
+    )
+    idle_interval: float = setting(
+        "WORKSPACE_IDLE_INTERVAL",
+        seconds(0.05),
+        "How long the workspace must be idle for that.",
+        default=600.0,
+        unit="seconds",
+    )
     max_concurrent_turns: int = setting(
         "WORKSPACE_MAX_CONCURRENT_TURNS", integer(1), "Sessions that may work at once.", default=1
     )

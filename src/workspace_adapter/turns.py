@@ -35,6 +35,9 @@ class State(StrEnum):
     SUSPENDED = "suspended"  #: given up on until a person releases it
 
 
+INITIAL_PROMPT = "self-initial-prompt"
+"""The source of the one turn that a workspace begins with: nobody asks, and it is resumed all the same."""
+
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.ACCEPTED: frozenset({State.RUNNING, State.CANCELED, State.EXPIRED}),
     State.RUNNING: frozenset({State.ANSWERED, State.FAILED, State.CANCELED, State.PARKED, State.INTERRUPTED}),

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,14 @@ from .last_resort import LastResort
 from .lives import KEPT as LIVES
 from .lives import Lives
 from .mounts import mount_here
+from .own_prompts import OwnPrompts
 from .pulse import Pulse
+from .reporter import Reporter
 from .secret_file import Secrets
 from .sessions.lane import Bounds, Ground
 from .sessions.sessions import Sessions
 from .tally import Tally
+from .teller import Teller
 from .tracer import Tracer
 from .vitals import VitalSigns
 
@@ -91,6 +95,9 @@ _ANSWER_BY = 60.0
 
 _TRACES_GRACE = 0.5
 """Seconds a stop waits at most for traces to be sent."""
+
+_PLATFORM_TIMEOUT = 10.0
+"""Seconds the platform gets to take what we tell it, beside the heartbeats."""
 
 _LAST_MOMENT = STOP_MARGIN / 2
 """Seconds before the engine's SIGKILL at which we end by ourselves what does not stop."""
@@ -241,23 +248,24 @@ class Sidecar:
             boot_id=self._boot_id,
         )
 
+    def _connect(self, platform_url: str, *, timeout: float) -> PlatformClient:
+        """Make a client of the platform; whoever stands alone never imports it."""
+        from .platform_client import PlatformClient
+
+        return PlatformClient(
+            platform_url=platform_url,
+            workspace_id=self._settings.workspace_id,
+            configs_dir=Path(self._settings.configs_dir),
+            org_id=self._settings.org_id,
+            timeout=timeout,
+            secrets=self._secrets,
+        )
+
     def _pulse_for(self, platform_url: str) -> Pulse:
         settings, pace = self._settings, Pace(self._settings.heartbeat_interval)
 
-        def connect() -> PlatformClient:
-            from .platform_client import PlatformClient
-
-            return PlatformClient(
-                platform_url=platform_url,
-                workspace_id=settings.workspace_id,
-                configs_dir=Path(settings.configs_dir),
-                org_id=settings.org_id,
-                timeout=pace.timeout,
-                secrets=self._secrets,
-            )
-
         pulse = Pulse(
-            connect=connect,
+            connect=lambda: self._connect(platform_url, timeout=pace.timeout),
             identity=Identity(
                 workspace_id=settings.workspace_id,
                 boot_id=self._boot_id,
@@ -363,6 +371,7 @@ class Sidecar:
         drainer = self._drainer
         drainer.reopen = sessions.start_what_may
         pulse, tracer = self._pulse, self._traces(journal)
+        teller = Teller(journal, patience=settings.notify_after, clock=journal.clock)
 
         def changed() -> None:
             drainer.look()
@@ -379,6 +388,7 @@ class Sidecar:
             self._vitals.told(turn)
             if tracer is not None:
                 tracer.told(turn)
+            teller.ended(turn)
 
         if tracer is not None:
             sessions.place = tracer.place
@@ -416,6 +426,10 @@ class Sidecar:
             if tracer is not None:
                 rooms.start_soon(tracer.run)
             rooms.start_soon(self._open_door, journal, sessions, uploads)
+            if settings.platform_url is not None:
+                rooms.start_soon(self._tell_platform, settings.platform_url, teller, sessions)
+            if settings.initial_prompt is not None or settings.idle_prompt is not None:
+                rooms.start_soon(self._own_prompts(journal, sessions).run)
             await drainer.stopping.wait()
             self._send_away()
             await sessions.stop()
@@ -451,6 +465,28 @@ class Sidecar:
         if self._pulse is not None:
             self._pulse.start()
         await self._check()
+
+    async def _tell_platform(self, platform_url: str, teller: Teller, sessions: Sessions) -> None:
+        """Say by ourselves what the platform, or its user, would otherwise not hear of."""
+        await self._room.opened()
+        client = await anyio.to_thread.run_sync(
+            partial(self._connect, platform_url, timeout=_PLATFORM_TIMEOUT), abandon_on_cancel=True
+        )
+        reporter = Reporter(sessions.work, clock=time.time)
+        async with anyio.create_task_group() as rooms:
+            rooms.start_soon(teller.run, client.notify)
+            rooms.start_soon(
+                reporter.run, lambda line: client.activity(activity_type="agent_log", summary=line)
+            )
+
+    def _own_prompts(self, journal: Journal, sessions: Sessions) -> OwnPrompts:
+        def idle() -> bool:
+            quiet = not len(self._ledger) and not self._ledger.waiting
+            return quiet and self._switch.opened and self._drainer.state is DrainState.SERVING
+
+        return OwnPrompts(
+            journal, settings=self._settings, submit=sessions.submit, idle=idle, clock=journal.clock
+        )
 
     async def _check(self) -> None:
         """Say at start-up what would otherwise be found out by the first message."""

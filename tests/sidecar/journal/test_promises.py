@@ -521,7 +521,7 @@ class Promises(RuleBasedStateMachine):
         for known in self.known.values():
             turn = self.turn(known)
             assert (turn.notified_at is not None or turn.untold is not None) is known.user_told
-        untold = {turn.id for turn in self.portal.call(self.journal.untold)}
+        untold = self.portal.call(self.journal.untold)
         for known in self.known.values():
             turn = self.turn(known)
             if known.user_told or known.delivered_at is not None or not turn.canvas:

@@ -188,7 +188,7 @@ async def test_version_1_learns_what_the_platform_is_told_and_tells(state_dir: P
     assert journal.notice("session") == Notice(
         text="A is set", of="turn-notice", given_to=turn.id, attempt=1, with_message=True
     )
-    assert [untold.id for untold in journal.untold()] == [turn.id]
+    assert journal.untold() == [turn.id]
     await journal.notified(turn.id, 1, now=NOW + 64)
     assert journal.untold() == []
     await journal.close()

@@ -30,6 +30,10 @@ class WaitingRoom:
         """Let in whoever waits for the workspace to start: what earlier lives left is submitted."""
         self._opened.set()
 
+    async def opened(self) -> None:
+        """Return once they are let in."""
+        await self._opened.wait()
+
     def shut(self, retry_after: int) -> None:
         """The stop has come: send everybody away, and whoever comes later.
 

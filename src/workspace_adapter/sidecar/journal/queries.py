@@ -45,9 +45,11 @@ SELECT_UNDELIVERED = f"{SELECT_TURN} WHERE ended_at IS NOT NULL AND delivered_at
 # A canceled turn is no news: whoever it concerns canceled it.
 _UNTOLD = "delivered_at IS NULL AND notified_at IS NULL AND untold IS NULL AND canvas"
 _SELECT_UNTOLD = f"""
-{SELECT_TURN} WHERE ended_at IS NOT NULL AND state IN ('answered', 'failed', 'expired') AND {_UNTOLD}
+SELECT seq, id FROM turns
+    WHERE ended_at IS NOT NULL AND state IN ('answered', 'failed', 'expired') AND {_UNTOLD}
 UNION ALL
-{SELECT_TURN} WHERE ended_at IS NULL AND state = 'suspended' AND {_UNTOLD}
+SELECT seq, id FROM turns WHERE ended_at IS NULL AND state = 'suspended' AND {_UNTOLD}
+ORDER BY seq
 """
 
 _COUNTS = """
@@ -251,9 +253,9 @@ class Queries:
         """Return the turns somebody still waits for, oldest first: not ended, not suspended."""
         return self._turns(SELECT_UNFINISHED)
 
-    def untold(self) -> list[Turn]:
-        """Return the turns of the canvas that were told to nobody, neither on a request nor by notice."""
-        return self._turns(_SELECT_UNTOLD)
+    def untold(self) -> list[str]:
+        """Return the ids of the canvas's turns of whose end nobody was told, oldest first."""
+        return [turn_id for _, turn_id in self._rows(_SELECT_UNTOLD)]
 
     def previous_in_session(self, turn: Turn) -> Turn | None:
         """Return the turn before this one in its session, none that the workspace answered itself."""

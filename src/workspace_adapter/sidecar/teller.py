@@ -1,0 +1,146 @@
+"""Tells the user of the canvas, through the platform, what no caller was there to hear."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+
+from ..errors import JournalUnavailable, PlatformError
+from ..telling import concerns_all, is_refusal, notification, retry_in
+from ..turns import TOLD, Turn
+from .insist import RETRY, insist
+from .journal import Journal
+
+logger = logging.getLogger(__name__)
+
+
+class Teller:
+    """Sends each such end until the platform takes it or refuses it for good.
+
+    The journal is the queue: what was not recorded as told is found there by every life.
+
+    Args:
+        patience: seconds that an end waits for its caller to collect it; from the start of
+            this life on for what earlier ones left.
+        clock: the wall clock's time.
+    """
+
+    def __init__(self, journal: Journal, *, patience: float, clock: Callable[[], float]) -> None:
+        self._journal = journal
+        self._patience = patience
+        self._clock = clock
+        self._due: dict[str, float] = {}
+        """Turns that are not to be told yet, and until when."""
+        self._failed: dict[str, int] = {}
+        """Tries in vain, for one turn or, under no name, for all."""
+        self._held_until = -math.inf
+        self._look_at = math.inf
+        self._sooner = anyio.Event()
+
+    def ended(self, turn: Turn) -> None:
+        """A turn ended, or was suspended: whoever waits for it hears it now."""
+        if turn.canvas:
+            self._wait(turn.id, self._patience)
+
+    async def run(self, notify: Callable[[str], object]) -> None:
+        """Tell until cancelled.
+
+        Args:
+            notify: shows the user a message; blocks, and raises ``PlatformError``.
+        """
+        for turn_id in await self._untold():
+            if turn_id not in self._due:
+                self._wait(turn_id, self._patience)
+        while True:
+            sooner = self._sooner
+            if (wait := self._look_at - anyio.current_time()) > 0:
+                with anyio.move_on_after(None if wait == math.inf else wait):
+                    await sooner.wait()
+                continue
+            self._look_at = math.inf
+            await self._tell_all(notify)
+
+    async def _tell_all(self, notify: Callable[[str], object]) -> None:
+        untold = await self._untold()
+        for gone in (self._due.keys() | self._failed.keys()) - {"", *untold}:
+            # Heard by its caller in the meantime, or running again.
+            self._due.pop(gone, None)
+            self._failed.pop(gone, None)
+        for turn_id in untold:
+            now = anyio.current_time()
+            due = max(self._due.get(turn_id, now), self._held_until)
+            if due > now:
+                self._look(due)
+            elif (turn := self._journal.turn(turn_id)) is not None and _is_untold(turn):
+                await self._tell(turn, notify)
+
+    async def _tell(self, turn: Turn, notify: Callable[[str], object]) -> None:
+        refused = None
+        try:
+            # Not waited for when the stop comes: at worst the next life tells it once more.
+            await anyio.to_thread.run_sync(notify, notification(turn), abandon_on_cancel=True)
+        except PlatformError as error:
+            if is_refusal(error.status):
+                refused = f"HTTP {error.status}"
+                logger.error("turn %s: its user will not be told how it ended: %s", turn.id, error)
+            elif not _was_taken(error.status):
+                self._try_again(turn, error)
+                return
+        # Only now: dying before this line tells the user twice, dying after it never.
+        await insist(
+            lambda: self._journal.notified(turn.id, turn.attempt, refused=refused, now=self._clock())
+        )
+        self._failed.pop(turn.id, None)
+        if self._failed.pop("", None) is not None:
+            logger.warning("the platform can be told again how turns ended")
+        if refused is None:
+            logger.info("turn %s: told to the user of the canvas", turn.id, extra={"turn_id": turn.id})
+
+    def _try_again(self, turn: Turn, error: PlatformError) -> None:
+        about = "" if concerns_all(error.status) else turn.id
+        failures = self._failed[about] = self._failed.get(about, 0) + 1
+        # The chance is for spreading tries, not for secrets.
+        wait = retry_in(failures, asked=error.retry_after, chance=random.random())
+        if failures == 1:
+            logger.warning(
+                "turn %s: its user could not be told how it ended: %s. Tried again for as long as the turn is"
+                " kept",
+                turn.id,
+                error,
+            )
+        if about:
+            self._wait(turn.id, wait)
+        else:
+            self._held_until = anyio.current_time() + wait
+            self._look(self._held_until)
+
+    async def _untold(self) -> list[str]:
+        while True:
+            try:
+                return self._journal.untold()
+            except JournalUnavailable:
+                await anyio.sleep(RETRY)
+
+    def _wait(self, turn_id: str, seconds: float) -> None:
+        self._due[turn_id] = anyio.current_time() + seconds
+        self._look(self._due[turn_id])
+
+    def _look(self, at: float) -> None:
+        if at < self._look_at:
+            self._look_at = at
+            self._sooner.set()
+            self._sooner = anyio.Event()
+
+
+def _is_untold(turn: Turn) -> bool:
+    return turn.state in TOLD and turn.delivered_at is None and turn.notified_at is None
+
+
+def _was_taken(status: int | None) -> bool:
+    """Whether it was taken, though the reply cannot be read."""
+    return status is not None and 200 <= status < 300
