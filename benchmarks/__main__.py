@@ -4,7 +4,20 @@ import sys
 
 from benchmarks.frame.command import run
 
-ROWS = ("accept", "send", "aged", "permit", "drain", "gate", "boot", "stop", "memory", "resumed", "loss")
+ROWS = (
+    "accept",
+    "send",
+    "aged",
+    "permit",
+    "drain",
+    "gate",
+    "boot",
+    "stop",
+    "beat",
+    "memory",
+    "resumed",
+    "loss",
+)
 """Files of this folder, in the table's order."""
 
 if __name__ == "__main__":
