@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -46,22 +45,6 @@ def phases(ws: Workspace, said: str) -> set[str]:
             elif turn.state is State.ANSWERED and turn.delivered_at is None:
                 hit.add("answered and undelivered")
     return hit
-
-
-def told_unknown(ws: Workspace) -> set[str]:
-    """Collect the effects of which the runtime was told that their outcome is unknown."""
-    told: set[str] = set()
-    for transcript in ws.state_dir.rglob("scripted/*.jsonl"):
-        for line in transcript.read_text().splitlines():
-            try:
-                fact = json.loads(line)
-            except ValueError:
-                continue
-            if fact["fact"] != "given" or "unknown" not in fact["text"]:
-                continue
-            unknown = fact["text"].partition("unknown;")[2].partition("These tool calls")[0]
-            told |= {word for word in unknown.split() if "." in word and len(word) == 34}
-    return told
 
 
 async def test_two_hundred_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
@@ -126,7 +109,7 @@ async def test_two_hundred_kills_lose_nothing_and_repeat_nothing(tmp_path: Path)
         assert [name for name in sent if answered[name] != 1] == []
         effects = Counter(ws.lines())
         twice = {effect for effect, count in effects.items() if count > 1}
-        assert twice - told_unknown(ws) == set(), "an effect came twice, and nobody had been told"
+        assert twice - ws.told_unknown() == set(), "an effect came twice, and nobody had been told"
         with Reader.open(ws.state_dir) as journal:
             turns = journal.turns(limit=100_000)
         assert Counter(t.message_id for t in turns) == Counter(sent)

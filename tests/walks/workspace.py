@@ -56,6 +56,24 @@ class Workspace(BareWorkspace):
         """The effects the tools themselves wrote."""
         return self.effects.read_text().splitlines() if self.effects.exists() else []
 
+    def told_unknown(self) -> set[str]:
+        """Collect the effects of which a scripted runtime was told that their outcome is unknown.
+
+        An effect is 32 characters of a name, a dot, and the number of the call.
+        """
+        told: set[str] = set()
+        for transcript in self.state_dir.rglob("scripted/*.jsonl"):
+            for line in transcript.read_text().splitlines():
+                try:
+                    fact = json.loads(line)
+                except ValueError:
+                    continue
+                if fact["fact"] != "given" or "unknown" not in fact["text"]:
+                    continue
+                unknown = fact["text"].partition("unknown;")[2].partition("These tool calls")[0]
+                told |= {word for word in unknown.split() if "." in word and len(word) == 34}
+        return told
+
     async def until_effect(self, line: str) -> None:
         await self.until(lambda: line in self.lines(), f"effect {line!r}")
 

@@ -275,6 +275,9 @@ def test_a_beat_that_comes_late_is_noticed(sidecar: Sidecar, platform: FakePlatf
     sidecar.beat(boot_id="another life")
     platform._registry._beat_at = platform.received[-1].at - 16
     sidecar.beat(boot_id="a third life")
+    platform._registry._beat_at = platform.received[-1].at - 16
+    sidecar.register(boot_id="a fourth life")
+    sidecar.beat(boot_id="a fourth life")
     platform.assert_no_violations()
 
 

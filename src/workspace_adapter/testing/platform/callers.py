@@ -60,6 +60,8 @@ class StockPeer:
         self._client = client
         self._path = f"/workspaces/{workspace_id}/a2a"
         self._headers = {"X-Workspace-ID": peer_id}
+        self.sent: list[dict[str, Any]] = []
+        """Every envelope, the latest last."""
 
     async def send(self, text: str, *, context_id: str | None = None) -> httpx.Response:
         """Send a message; again, under a new id, where the connection failed, and nowhere else.
@@ -69,10 +71,9 @@ class StockPeer:
         """
         until = time.monotonic() + _BUDGET
         for attempt in range(1, _ATTEMPTS + 1):
+            self.sent.append(message(text, context_id=context_id))
             try:
-                return await self._client.post(
-                    self._path, json=message(text, context_id=context_id), headers=self._headers
-                )
+                return await self._client.post(self._path, json=self.sent[-1], headers=self._headers)
             except httpx.TransportError:
                 if attempt == _ATTEMPTS or time.monotonic() > until:
                     raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ def _text(reply: Any, raw: bytes) -> str:
             for part in parts if isinstance(parts, list) else ():
                 if isinstance(part, dict) and part.get("kind") == "text":
                     return str(part.get("text"))
-    return raw.decode(errors="replace") or str(reply)
+    return raw.decode(errors="replace") or json.dumps(reply)
 
 
 def _artifacts(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

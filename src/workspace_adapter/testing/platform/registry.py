@@ -169,6 +169,8 @@ class Registry:
     def _register(self, entry: Received) -> Response:
         row, body = self._row, entry.body
         same_life = row.spoke(body.get("boot_id"))
+        if not same_life:
+            self._beat_at = None
         if same_life and row.draining_since is not None and entry.at - row.draining_since > _LOAD:
             self._complain(entry, "registered while it drains: it makes a URL known that is about to die")
         before = row.status
