@@ -49,8 +49,9 @@ def listener(says: bytes, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     ],
 )
 def test_why_there_was_no_answer_is_said(scheme: str, says: bytes, words: str) -> None:
-    with listener(says) as port, pytest.raises(asking.NoAnswer, match=words):
+    with listener(says) as port, pytest.raises(asking.NoAnswer, match=words) as told:
         asking.get(f"{scheme}://127.0.0.1:{port}/", {})
+    assert told.value.heard is (scheme == "http")
 
 
 def test_a_certificate_that_nobody_vouches_for_is_named(tmp_path: Path) -> None:
@@ -69,8 +70,9 @@ def test_nobody_listening_no_such_name_and_no_answer_are_told_apart(monkeypatch:
         monkeypatch.setattr(asking, "PATIENCE", 0.1)
         with pytest.raises(asking.NoAnswer, match=r"no answer within 0\.1 s"):
             asking.get(f"http://127.0.0.1:{port}/", {})
-    with pytest.raises(asking.NoAnswer, match="Connection refused"):
+    with pytest.raises(asking.NoAnswer, match="Connection refused") as told:
         asking.get(f"http://127.0.0.1:{port}/", {})
+    assert told.value.refused
     with pytest.raises(asking.NoAnswer, match="does not resolve"):
         asking.get("http://name.invalid/", {})
     with pytest.raises(asking.NoAnswer):

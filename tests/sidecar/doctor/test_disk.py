@@ -73,7 +73,10 @@ def test_the_platforms_directory_is_needed_where_there_is_a_platform(
 
 
 def test_a_secret_that_every_user_can_read_is_none() -> None:
-    found = disk.secret("/configs/.auth_token", mode=0o100644)
+    found = disk.secret("/configs/.auth_token", mode=0o100644, readable=True)
     assert found is not None
     assert (found.status, found.todo) == (WARNING, "chmod 600 /configs/.auth_token")
-    assert disk.secret("/configs/.auth_token", mode=0o100660) is None
+    assert disk.secret("/configs/.auth_token", mode=0o100660, readable=True) is None
+    foreign = disk.secret("/configs/.auth_token", mode=0o100600, readable=False)
+    assert foreign is not None
+    assert foreign.status is BROKEN

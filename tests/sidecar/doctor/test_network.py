@@ -96,6 +96,11 @@ def test_a_wrong_bearer_is_to_be_refused_and_the_right_one_taken(
     assert network.bearer(wrong=wrong, right=right).status is status
 
 
+def test_an_address_that_is_not_this_machines_is_said() -> None:
+    found = network.not_ours("http://192.0.2.1:8000", "no route")
+    assert (found.status, "WORKSPACE_HOST" in found.todo) == (BROKEN, True)
+
+
 def test_a_workspace_that_takes_no_message_says_why() -> None:
     assert network.readiness(True, "").status is OK
     found = network.readiness(False, "stopping")

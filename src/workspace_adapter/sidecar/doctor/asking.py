@@ -23,10 +23,12 @@ _REPLY = 1 << 16
 class NoAnswer(Exception):
     """Nobody answered; the text says why."""
 
-    def __init__(self, why: str, *, refused: bool) -> None:
+    def __init__(self, why: str, *, refused: bool, heard: bool) -> None:
         super().__init__(why)
         self.refused = refused
         """Nobody listens there."""
+        self.heard = heard
+        """Somebody took the connection."""
 
 
 class Reply(NamedTuple):
@@ -61,16 +63,19 @@ def get(url: str, headers: Mapping[str, str]) -> Reply:
         NoAnswer: saying at which step it failed.
     """
     sent = {"Accept": "application/json", "User-Agent": f"workspace_adapter/{__version__}", **headers}
-    connection = None
+    connection, heard = None, False
     try:
         to = urlsplit(url)
         kind = http.client.HTTPSConnection if to.scheme == "https" else http.client.HTTPConnection
         connection = kind(to.hostname or "", to.port, timeout=PATIENCE)
+        connection.connect()
+        heard = True
         connection.request("GET", f"{to.path}?{to.query}" if to.query else to.path, headers=sent)
         reply = connection.getresponse()
         return Reply(reply.status, reply.headers, reply.read(_REPLY))
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NoAnswer(_why(error), refused=isinstance(error, ConnectionRefusedError)) from None
+        refused = isinstance(error, ConnectionRefusedError)
+        raise NoAnswer(_why(error), refused=refused, heard=heard) from None
     finally:
         if connection is not None:
             connection.close()

@@ -29,7 +29,7 @@ def keeping(state_dir: str, *, mode: int, owner: int, user: int) -> Finding | No
     if owner != user:
         return warning(
             f"WORKSPACE_STATE_DIR={state_dir} belongs to user {owner}, and this is user {user}",
-            "run this command as the user the sidecar runs as; if that is this one:"
+            f"run this command as user {owner}, with docker exec --user; if the sidecar is to run as {user}:"
             f" chown -R {user} {state_dir}",
         )
     if mode & 0o007:
@@ -123,8 +123,13 @@ def configs(configs_dir: str, *, exists: bool, writable: bool, wanted: bool) -> 
     return ok(f"CONFIGS_DIR={configs_dir} is there{' and can be written' if writable else ''}")
 
 
-def secret(path: str, *, mode: int) -> Finding | None:
-    """Say whether others can read a secret; ``None`` if not."""
+def secret(path: str, *, mode: int, readable: bool) -> Finding | None:
+    """Say whether others can read a secret, or we cannot; ``None`` if all is well."""
+    if not readable:
+        return broken(
+            f"{path} cannot be read by this user: it counts as missing",
+            "give it to the user the sidecar runs as",
+        )
     if not mode & 0o004:
         return None
     return warning(f"{path} can be read by every user (mode {mode & 0o777:o})", f"chmod 600 {path}")

@@ -244,8 +244,10 @@ def configs(view: View) -> list[Finding]:
         )
     ]
     for path in (configs_dir / TOKEN, configs_dir / INBOUND):
-        if path.exists() and (found := disk.secret(str(path), mode=path.stat().st_mode)):
-            findings.append(found)
+        if path.exists():
+            readable = os.access(path, os.R_OK)
+            found = disk.secret(str(path), mode=path.stat().st_mode, readable=readable)
+            findings += [found] if found else []
     return findings
 
 
@@ -318,8 +320,10 @@ def port(view: View) -> list[Finding]:
         why = str(error)
         if error.refused and view.owner is not None and not view.owner.state:
             boot_id = None  # no sidecar, which listens before it owns the directory: a command
+        elif boot_id is None and error.heard:
+            answered = ""  # and speaks another language
         elif boot_id is None and not error.refused:
-            answered = ""  # somebody who listens, and speaks another language
+            return [network.not_ours(at, why)]
     return [network.port(at, boot_id=boot_id, answered=answered, why=why)]
 
 

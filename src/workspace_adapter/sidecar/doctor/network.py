@@ -112,6 +112,14 @@ def port(at: str, *, boot_id: str | None, answered: str | None, why: str) -> Fin
     return ok(f"the sidecar answers on {at}")
 
 
+def not_ours(at: str, why: str) -> Finding:
+    """Say that our own address leads nowhere."""
+    return broken(
+        f"{at}, where the sidecar would listen, is no address of this container: {why}",
+        "set WORKSPACE_HOST to one; 0.0.0.0 is all of them",
+    )
+
+
 def readiness(ready: bool, why: str) -> Finding:
     """Say whether messages are taken."""
     if ready:
