@@ -178,6 +178,13 @@ def test_heartbeats_are_never_as_rare_as_the_file_may_ask(interval: str, kept: f
     assert bool(left_out([Settings], {}, config)) is (interval == "soon")
 
 
+def test_a_long_text_is_neither_taken_for_a_name_nor_quoted_whole() -> None:
+    (why,) = left_out([Settings], {}, told(name="x" * 100_000))
+    assert "name='xxx" in why
+    assert "must have at most 200 characters" in why
+    assert len(why) < 400
+
+
 def test_what_the_environment_says_better_is_not_left_out() -> None:
     assert left_out([Settings], {"WORKSPACE_PORT": "9000"}, told(a2a__port="http")) == ()
 

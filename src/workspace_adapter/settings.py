@@ -118,6 +118,10 @@ class Reading:
     in_file: bool = False
 
 
+_SHOWN = 200
+"""Characters of a wrong value that are quoted."""
+
+
 def read(variable: Variable, environ: Mapping[str, str], config: Configuration) -> Reading | None:
     """Return what a variable was given; the environment goes before the file, and empty is as if unset."""
     for name in (variable.name, *variable.aliases):
@@ -145,7 +149,7 @@ def _read(variable: Variable, source: str, text: str, *, in_file: bool = False) 
     try:
         return Reading(source, parser(text), in_file=in_file)
     except ValueError as error:
-        shown = "…" if variable.secret else repr(text)
+        shown = "…" if variable.secret else repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
         return Reading(source, problem=f"{source}={shown}: {error}", in_file=in_file)
 
 
@@ -198,6 +202,17 @@ def sources(settings_class: type, environ: Mapping[str, str], config: Configurat
 def text(value: str) -> str:
     """Take the value as it is."""
     return value
+
+
+def short_text(maximum: int) -> Callable[[str], str]:
+    """Take the value as it is, if it has no more characters."""
+
+    def parse_short(value: str) -> str:
+        if len(value) > maximum:
+            raise ValueError(f"must have at most {maximum} characters")
+        return value
+
+    return parse_short
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -425,18 +440,21 @@ class Settings:
         "The message that the workspace sends itself once, when it begins; never again on the same state"
         " directory.",
         default=None,
+        keys=("initial_prompt",),
     )
     idle_prompt: str | None = setting(
         "WORKSPACE_IDLE_PROMPT",
         text,
         "The message that the workspace sends itself whenever it was idle; each costs a model call.",
         default=None,
+        keys=("idle_prompt",),
     )
     idle_interval: float = setting(
         "WORKSPACE_IDLE_INTERVAL",
         seconds(0.05),
         "How long the workspace must be idle for that.",
         default=600.0,
+        keys=("idle_interval_seconds",),
         unit="seconds",
     )
     max_concurrent_turns: int = setting(
@@ -571,7 +589,7 @@ class Settings:
     )
     name: str | None = setting(
         "WORKSPACE_NAME",
-        text,
+        short_text(200),
         "How the agent card calls the agent.",
         default=None,
         keys=("name",),
@@ -579,7 +597,7 @@ class Settings:
     )
     description: str | None = setting(
         "WORKSPACE_DESCRIPTION",
-        text,
+        short_text(4000),
         "What the agent card says of it.",
         default=None,
         keys=("description",),
@@ -587,7 +605,7 @@ class Settings:
     )
     version: str | None = setting(
         "WORKSPACE_VERSION",
-        text,
+        short_text(100),
         "The agent's version on its card.",
         default=None,
         keys=("version",),

@@ -159,6 +159,17 @@ async def test_instructions_that_changed_count_from_the_next_start_on(stand: Sta
     assert "Remember the hills." in stand.told()
 
 
+async def test_they_count_also_where_no_settings_file_does(stand: Stand) -> None:
+    configs, shared = use(stand)
+    stand.use(ClaudeSettings(platform_dir=str(configs), plugins_dir=str(shared), setting_sources=()))
+    put(configs / "CLAUDE.md", "Remember the sea.")
+    skill(shared / "good", "alpha")
+    async with stand.session() as session:
+        await follow(session, turn(script(load("good:alpha"), {"text": "done"})))
+    assert "Remember the sea." in stand.told()
+    assert "Do the alpha." in stand.told()
+
+
 async def test_a_broken_plugin_is_named_once_and_the_others_work(
     stand: Stand, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -67,6 +67,7 @@ def test_what_the_platform_renders_is_read_as_it_was_typed(configs: Path) -> Non
     assert "idle_prompt" not in config.values, "null is as if it were not there"
     settings = Settings.from_env({"WORKSPACE_ID": "one"}, config)
     assert (settings.name, settings.port, settings.log_level) == ('Ada: the "first"', 8123, "debug")
+    assert (settings.initial_prompt, settings.idle_prompt) == ("Say hello.\nThen wait.", None)
     assert (settings.skills, settings.offers_streams, settings.version) == (("review", "plan"), True, "2.10")
     assert left_out([Settings], {}, config) == ()
 
@@ -171,3 +172,30 @@ def test_a_tag_makes_no_object(configs: Path) -> None:
 
 def test_the_last_of_two_counts(configs: Path) -> None:
     assert given(configs, "name: Ada\nname: Eve\n").values["name"] == "Eve"
+
+
+def test_a_prompt_may_lie_in_a_file_beside_it(configs: Path) -> None:
+    (configs / "hello.md").write_text("Say hello.\n")
+    config = given(configs, "initial_prompt_file: hello.md\nidle_prompt_file: hello.md\nidle_prompt: Rest.\n")
+    settings = Settings.from_env({"WORKSPACE_ID": "one"}, config)
+    assert (settings.initial_prompt, settings.idle_prompt) == ("Say hello.", "Rest.")
+    assert config.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ("gone.md", "no such file"),
+        (".", "it is no file"),
+        ("[a]", "must be the name"),
+        ("bytes", "not UTF-8"),
+    ],
+)
+def test_a_prompt_whose_file_cannot_be_read_is_named(configs: Path, named: str, why: str) -> None:
+    (configs / "bytes").write_bytes(b"\xff")
+    config = given(configs, f"initial_prompt_file: {named}\nname: Ada\n")
+    (problem,) = config.problems
+    assert "initial_prompt_file=" in problem
+    assert why in problem
+    assert config.values["name"] == "Ada"
+    assert not config.values.get("initial_prompt")

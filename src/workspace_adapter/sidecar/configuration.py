@@ -16,6 +16,9 @@ from ..settings import NO_FILE, Configuration, Settings, read, variables
 if TYPE_CHECKING:
     import yaml
 
+_MAY_BE_FILES = ("initial_prompt", "idle_prompt")
+"""Keys that may stand with ``_file`` instead: the name of a file beside this one."""
+
 FILE = "config.yaml"
 
 _LARGEST = 256 << 10
@@ -41,7 +44,27 @@ def read_configuration(environ: Mapping[str, str]) -> Configuration:
         values = dict(_values(text)) if text else {}
     except _Unusable as error:
         return Configuration(str(path), problems=(f"{path}: {error}",))
-    return Configuration(str(path), values)
+    problems = tuple(_take_from_files(values, path))
+    return Configuration(str(path), values, problems)
+
+
+def _take_from_files(values: dict[str, str | tuple[str, ...] | None], path: Path) -> Iterator[str]:
+    """Put the text of a file where the platform's file names one instead; yield what is wrong."""
+    for key in _MAY_BE_FILES:
+        named = values.get(f"{key}_file")
+        if not named or values.get(key):
+            continue
+        try:
+            if not isinstance(named, str) or "\0" in named:
+                raise _Unusable("must be the name of a file")
+            text = _text(path.parent / named)
+            if text is None:
+                raise _Unusable("there is no such file")
+            values[key] = text.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            yield f"{path}: {key}_file={named!r}: it is not UTF-8"
+        except _Unusable as error:
+            yield f"{path}: {key}_file={named!r}: {error}"
 
 
 class _Unusable(Exception):

@@ -30,7 +30,14 @@ from starlette.types import ASGIApp
 from .. import __version__
 from ..adapter import RuntimeAdapter
 from ..drain import Drain, DrainState
-from ..errors import AdapterError, JournalError, JournalUnavailable, SettingsError, StateDirError
+from ..errors import (
+    AdapterError,
+    ContractBroken,
+    JournalError,
+    JournalUnavailable,
+    SettingsError,
+    StateDirError,
+)
 from ..heartbeat import Identity, Pace
 from ..ledger import Ledger
 from ..resume import Limits
@@ -83,6 +90,9 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 _REOPEN_EVERY = 1.0
 _MORE = 3600.0
 """Seconds by which the time between two lives that is believed exceeds what makes work stale."""
+
+_CHECK_AGAIN = 60.0
+"""Seconds after which a runtime that cannot be used is looked at again."""
 
 _LONGEST_CONFIGURATION_ERROR = 300
 """Characters that the agent card quotes of why the runtime cannot be used."""
@@ -489,16 +499,28 @@ class Sidecar:
         )
 
     async def _check(self) -> None:
-        """Say at start-up what would otherwise be found out by the first message."""
-        try:
-            with fence("check"):
-                version = await self._adapter.check()
-            logger.info("runtime %s %s", self._adapter.name, version)
-            self._runtime = {"configuration_status": "ready"}
-        except AdapterError as error:
-            why = str(error).splitlines()[0][:_LONGEST_CONFIGURATION_ERROR]
-            self._runtime = {"configuration_status": "not_configured", "configuration_error": why}
-            logger.error("the runtime %s cannot be used: %s", self._adapter.name, error)
+        """Say at start-up what would otherwise be found out by the first message, and when it is mended."""
+        said = ""
+        while True:
+            try:
+                with fence("check"):
+                    version = await self._adapter.check()
+            except AdapterError as error:
+                why = (str(error).splitlines() or [type(error).__name__])[0]
+                self._runtime = {
+                    "configuration_status": "not_configured",
+                    "configuration_error": why[:_LONGEST_CONFIGURATION_ERROR],
+                }
+                if said != why:
+                    said = why
+                    logger.error("the runtime %s cannot be used: %s", self._adapter.name, error)
+                if isinstance(error, ContractBroken):
+                    return  # waiting mends no mistake of the adapter's
+                await anyio.sleep(_CHECK_AGAIN)
+            else:
+                self._runtime = {"configuration_status": "ready"}
+                logger.info("runtime %s %s", self._adapter.name, version)
+                return
 
     # --- the signals ----------------------------------------------------------------
 

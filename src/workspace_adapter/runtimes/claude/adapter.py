@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +68,6 @@ _FIXED_ENVIRONMENT = {
     # Set by the SDK where it is missing.
     "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
     "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
-    # Of the directory that only instructions lie in.
-    "CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1",
 }
 _DEFAULT_ENVIRONMENT = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -218,9 +216,7 @@ class ClaudeAdapter(RuntimeAdapter):
         async def once(extra: extras.Extras) -> ClaudeSession:
             stderr: deque[str] = deque(maxlen=_STDERR_LINES)
             calls = Calls(context.gate)
-            options = self._options(context, directory, calls)
-            options.plugins = [{"type": "local", "path": str(path)} for path in extra.plugins]
-            options.add_dirs = [*instructions]
+            options = self._options(context, directory, calls, extra.plugins, instructions)
             options.stderr = stderr.append
             options.session_id, options.resume = session_id, resume
             client = ClaudeSDKClient(options)
@@ -267,28 +263,36 @@ class ClaudeAdapter(RuntimeAdapter):
             self._say_once(why)
         return replace(found, plugins=tuple(path for path in found.plugins if path not in self._harmful))
 
-    async def _instructions(self, extra: extras.Extras, state_dir: Path) -> list[Path]:
+    async def _instructions(self, extra: extras.Extras, state_dir: Path) -> Path | None:
         """Return the directory with the platform's instructions, if there are any."""
         directory = state_dir / _INSTRUCTIONS
         try:
             async with self._writing:
-                written = await anyio.to_thread.run_sync(extras.write, extra.instructions, directory)
+                return await anyio.to_thread.run_sync(extras.write, extra.instructions, directory)
         except OSError as error:
             self._say_once(f"the instructions cannot be put into {directory}: {error.strerror}")
-            return []
-        return [written] if written is not None else []
+            return None
 
     def _say_once(self, why: str) -> None:
         if why not in self._said:
             self._said.add(why)
             logger.warning("left out of what the platform has for the agent: %s", why)
 
-    def _options(self, context: SessionContext, directory: Path, calls: Calls) -> ClaudeAgentOptions:
+    def _options(
+        self,
+        context: SessionContext,
+        directory: Path,
+        calls: Calls,
+        plugins: Sequence[Path],
+        instructions: Path | None,
+    ) -> ClaudeAgentOptions:
         """Everything the CLI is told at its start."""
         from claude_agent_sdk import ClaudeAgentOptions
 
         settings, environ = self.settings, context.children.environ()
         environ = _DEFAULT_ENVIRONMENT | environ | _FIXED_ENVIRONMENT | {"CLAUDE_CONFIG_DIR": str(directory)}
+        if instructions is not None:
+            environ["CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD"] = "1"
         environ.pop("CLAUDECODE", None)  # we are no session of Claude Code's, whoever started us
         if os.geteuid() == 0:
             environ["IS_SANDBOX"] = "1"  # else it refuses to bypass permissions; no other word counts
@@ -297,6 +301,8 @@ class ClaudeAdapter(RuntimeAdapter):
             cli_path=process.launcher(context.state_dir, cli),
             env=process.leashed(environ, also=_SET_BY_THE_SDK),
             cwd=context.workdir,
+            add_dirs=[] if instructions is None else [instructions],
+            plugins=[{"type": "local", "path": str(path)} for path in plugins],
             hooks=calls.hooks(),
             verbatim_prompts=True,
             max_buffer_size=_LONGEST_MESSAGE,
