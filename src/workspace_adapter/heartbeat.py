@@ -209,19 +209,24 @@ class Rhythm:
             leaving: it drains or stops, and so must not register.
         """
         self._forget(now)
+        beat = now >= self._beats_at(now, changed, urgent, leaving)
+        if beat and urgent:
+            return Act.BEAT
         if not leaving and self.registered_at is None and now >= self._register_at:
             return Act.REGISTER
-        return Act.BEAT if now >= self._beats_at(now, changed, urgent, leaving) else None
+        return Act.BEAT if beat else None
 
     def wait(
         self, now: float, *, changed: bool = False, urgent: bool = False, leaving: bool = False
     ) -> float:
         """Return the seconds until something is due."""
         at = self._beats_at(now, changed, urgent, leaving)
-        if self.registered_at is not None and self.answered_at is not None:
-            at = min(at, self.answered_at + self.pace.outage)
-        elif not leaving:
+        if leaving:
+            pass
+        elif self.registered_at is None:
             at = min(at, self._register_at)
+        elif self.answered_at is not None:
+            at = min(at, self.answered_at + self.pace.outage)
         return max(0.0, at - now)
 
     def _beats_at(self, now: float, changed: bool, urgent: bool, leaving: bool) -> float:
@@ -248,7 +253,7 @@ class Rhythm:
     def registered(self, now: float) -> News:
         """The platform knows us; a heartbeat follows at once."""
         self.registered_at = now
-        self._tried, self._refusals = True, 0
+        self._tried, self._refusals, self._told = True, 0, None
         self._beat_at, self._not_before = now, -math.inf
         self._answered(now)
         return News.REGISTERED
@@ -301,7 +306,7 @@ class Rhythm:
         return News.LOST
 
     def _answered(self, now: float) -> None:
-        self.answered_at, self.failures, self.lost, self._told = now, 0, False, None
+        self.answered_at, self.failures, self.lost = now, 0, False
 
 
 def refused(status: int | None) -> bool:
@@ -317,8 +322,9 @@ def _backoff(first: float, times: int, longest: float) -> float:
 class Watch:
     """Whether the event loop lives.
 
-    It leaves a sign of life again and again. Whoever looks must do so more often than
-    ``limit``, or has been stopped together with the loop, and starts to count anew.
+    It leaves a sign of life again and again. Who looks less often than every ``limit`` has
+    been stopped together with the loop, and starts to count anew: wait for :attr:`patience`
+    at most.
     """
 
     limit: float
@@ -332,6 +338,7 @@ class Watch:
         self._looked_at = now
         return now - max(sign_at, self._since)
 
-    def blocked(self, now: float, sign_at: float) -> bool:
-        """Whether that is too long."""
-        return self.silence(now, sign_at) > self.limit
+    @property
+    def patience(self) -> float:
+        """Seconds after which to look again."""
+        return self.limit / 2

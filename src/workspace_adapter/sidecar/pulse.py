@@ -185,16 +185,16 @@ class Pulse:
     def _look(self, now: float) -> float:
         """See whether the event loop lives; return the seconds until it must be seen again."""
         silence = self._watch.silence(now, self._sign_at)
-        if silence > self._wedged_after:
+        if silence > self._watch.limit:
             where = _where(self._loop_thread)
             if self._blocked is None:
                 logger.error("the event loop is blocked %s: nobody is answered until it goes on", where)
             self._blocked = f"the event loop has been blocked for {silence:.0f} s {where}"
-            return self._pace.interval
+            return self._watch.patience
         if self._blocked is not None:
             logger.info("the event loop goes on")
             self._blocked = None
-        return self._wedged_after - silence + 0.001
+        return min(self._watch.patience, self._watch.limit - silence + 0.001)
 
     def _register(self, client: PlatformClient, vitals: Vitals) -> None:
         body = Registration(
