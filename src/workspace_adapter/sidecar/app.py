@@ -53,7 +53,7 @@ def create_app(
     codec: ASGIApp,
     drainer: Drainer,
     status: Callable[[], Mapping[str, Any]],
-    metrics: Callable[[str], Awaitable[Scraped]],
+    metrics: Callable[[], Awaitable[Scraped]],
     ready: Callable[[], tuple[bool, str]],
     settings: Settings,
     secrets: Secrets,
@@ -67,8 +67,7 @@ def create_app(
     Args:
         codec: what is given every request that is not the workspace's own.
         status: what ``/status`` shows to who has the bearer.
-        metrics: what ``/metrics`` shows to them, in a form that an ``Accept`` header allows;
-            raises ``MetricsMissing``.
+        metrics: what ``/metrics`` shows to them; raises ``MetricsMissing``.
         ready: whether messages are accepted, else why not.
         runtime: what it is called where the platform asks for its transcript.
         delivered: told of each turn whose end was written to a caller who was there.
@@ -140,10 +139,10 @@ def _status_endpoint(status: Callable[[], Mapping[str, Any]]) -> Endpoint:
     return endpoint
 
 
-def _metrics_endpoint(metrics: Callable[[str], Awaitable[Scraped]]) -> Endpoint:
+def _metrics_endpoint(metrics: Callable[[], Awaitable[Scraped]]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
-            scraped = await metrics(request.headers.get("accept", ""))
+            scraped = await metrics()
         except MetricsMissing as error:
             return JSONResponse({"error": str(error)}, status_code=501)
         return Response(scraped.body, headers={"content-type": scraped.media_type})

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from ..drain import DrainState
@@ -91,21 +91,20 @@ class Metrics(Collector):
         """Once there are any."""
         self._children = 0
         self._one_by_one = anyio.Lock()
-        self._told: dict[str, tuple[float, Scraped]] = {}
+        self._told: tuple[float, Scraped | None] = (0.0, None)
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    async def scrape(self, accept: str) -> Scraped:
-        """Read the rooms, and render what they say in a form that an ``Accept`` header allows."""
-        encode, media_type = choose_encoder(accept)
+    async def scrape(self) -> Scraped:
+        """Read the rooms and render what they say; who waits for that is told the same."""
         async with self._one_by_one:
-            at, scraped = self._told.get(media_type, (-_FRESH, None))
+            at, scraped = self._told
             if scraped is None or anyio.current_time() - at >= _FRESH:
                 if self.journal is not None:
                     self._children = await anyio.to_thread.run_sync(alive, self.journal)
-                scraped = Scraped(encode(self._registry), media_type)
-                self._told = {media_type: (anyio.current_time(), scraped)}
+                scraped = Scraped(generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4)
+                self._told = anyio.current_time(), scraped
             return scraped
 
     def collect(self) -> Iterator[Metric]:
@@ -116,6 +115,7 @@ class Metrics(Collector):
         if self._pulse is not None:
             yield from _platform(self._pulse)
         if self.journal is not None:
+            yield from self._kept()
             yield from self._writes(self.journal)
         if self.journal is not None:
             try:
@@ -134,12 +134,6 @@ class Metrics(Collector):
         yield _gauge("start_time_seconds", "When this life began, in UTC epoch seconds.", self._started)
         if (seconds := self._opened_after()) is not None:
             yield _gauge("boot_seconds", "From this life's beginning until messages were accepted.", seconds)
-        lives = self._lives()
-        yield _counters(
-            "restarts",
-            "Starts of this workspace, its first left out, by how the life before ended.",
-            ("after", {"stop": lives.stopped, "cut": lives.cut}),
-        )
         yield _gauge("ready", "1 while messages are accepted.", self._ready())
         now = self._state()
         yield _gauges(
@@ -151,9 +145,6 @@ class Metrics(Collector):
             "gate_closed",
             "1 for who holds the gate closed: while anybody does, no tool call and no turn starts.",
             ("by", {who: who in self._switch.closed_by for who in (CLOSED_BY, UNWRITABLE)}),
-        )
-        yield _histogram(
-            "drain_seconds", "From a drain's beginning to its acknowledgement.", self._drainer.took
         )
 
     def _turns(self) -> Iterator[Metric]:
@@ -192,6 +183,18 @@ class Metrics(Collector):
             ("journal_limit_bytes", "WORKSPACE_JOURNAL_LIMIT_BYTES", self._settings.journal_limit_bytes),
         ):
             yield _gauge(name, f"{setting}.", limit)
+
+    def _kept(self) -> Iterator[Metric]:
+        """Counters that go on from life to life: a zero before they are read would look like a reset."""
+        lives = self._lives()
+        yield _counters(
+            "restarts",
+            "Starts of this workspace, its first left out, by how the life before ended.",
+            ("after", {"stop": lives.stopped, "cut": lives.cut}),
+        )
+        yield _histogram(
+            "drain_seconds", "From a drain's beginning to its acknowledgement.", self._drainer.took
+        )
 
     def _writes(self, journal: Journal) -> Iterator[Metric]:
         yield _gauge("journal_writable", "1 while the journal can be written.", self._housekeeping.healthy)

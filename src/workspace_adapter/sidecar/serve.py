@@ -337,6 +337,7 @@ class Sidecar:
         self._lives = Lives.parse(journal.noted(LIVES))
         self._lives.begin()
         journal.note(LIVES, self._lives.as_text())
+        self._drainer.took.add(journal.noted(DRAINS))
         adapter_dir = self._state_dir / self._adapter.name
         try:
             adapter_dir.mkdir(mode=0o700, exist_ok=True)
@@ -429,7 +430,6 @@ class Sidecar:
             for turn in await recovery.unfinished():
                 sessions.submit(turn)
             logger.info("%d turns to continue or start", len(self._ledger.waiting))
-            drainer.took.add(journal.noted(DRAINS))
             drainer.journal = journal
             self._working = True
             rooms.start_soon(sessions.run)
@@ -581,7 +581,7 @@ class Sidecar:
     def _state(self) -> str:
         return str(self._drainer.state) if self._working else "booting"
 
-    async def _scrape(self, accept: str) -> Scraped:
+    async def _scrape(self) -> Scraped:
         """What a scraper is shown.
 
         Raises:
@@ -611,7 +611,7 @@ class Sidecar:
                 pulse=self._pulse,
             )
         self._metrics.journal, self._metrics.sessions = self._journal, self._sessions
-        return await self._metrics.scrape(accept)
+        return await self._metrics.scrape()
 
     def _status(self) -> dict[str, Any]:
         """What the operator is shown of a live sidecar."""

@@ -120,11 +120,11 @@ class Stage:
             timeout=DEADLINE,
         )
 
-    async def scraped(self, accept: str) -> Scraped:
+    async def scraped(self) -> Scraped:
         """What ``/metrics`` shows."""
         if self.metrics is None:
             raise MetricsMissing("install the extra")
-        return Scraped(self.metrics, f"for {accept}")
+        return Scraped(self.metrics, "text/plain")
 
     # --- callers --------------------------------------------------------------------
 

@@ -381,12 +381,6 @@ async def test_what_operators_see_is_shown_to_the_bearer_alone(tmp_path: Path, p
         assert (await door.http.post(path, headers=RIGHT, json={})).status_code == 405
 
 
-async def test_metrics_come_in_the_form_the_scraper_takes(door: Stage, tmp_path: Path) -> None:
-    bearer = know_secret(tmp_path)
-    shown = await door.http.get("/metrics", headers={**bearer, "accept": "text/plain"})
-    assert (shown.content, shown.headers["content-type"]) == (door.metrics, "for text/plain")
-
-
 async def test_metrics_without_their_extra_say_what_to_install(door: Stage, tmp_path: Path) -> None:
     bearer, door.metrics = know_secret(tmp_path), None
     refused = await door.http.get("/metrics", headers=bearer)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from workspace_adapter.drain import Drain
+from workspace_adapter.ledger import Ledger
+from workspace_adapter.settings import Settings
+from workspace_adapter.sidecar.door.waiting import WaitingRoom
+from workspace_adapter.sidecar.drainer import Drainer
+from workspace_adapter.sidecar.gate import Switch
+from workspace_adapter.sidecar.housekeeping import Housekeeping
+from workspace_adapter.sidecar.journal import Journal
+from workspace_adapter.sidecar.lives import Lives
+from workspace_adapter.sidecar.metrics import Metrics
+from workspace_adapter.sidecar.tally import Tally
+
+
+def metrics() -> Metrics:
+    """Those of a workspace in which nothing has happened yet."""
+    ledger, switch = Ledger(1), Switch()
+    return Metrics(
+        settings=Settings(workspace_id="ws"),
+        info={"workspace_id": "ws"},
+        started=0.0,
+        ready=lambda: False,
+        state=lambda: "booting",
+        opened_after=lambda: None,
+        ledger=ledger,
+        switch=switch,
+        drainer=Drainer(drain=Drain(window=60), ledger=ledger, switch=switch, cap=5),
+        room=WaitingRoom(hold_limit=60),
+        housekeeping=Housekeeping(switch, retention=60),
+        tally=Tally(),
+        lives=lambda: Lives(stopped=2, cut=3),
+        pulse=None,
+    )
+
+
+async def shown(of: Metrics) -> str:
+    return (await of.scrape()).body.decode()
+
+
+@asynccontextmanager
+async def journal_in(state_dir: Path) -> AsyncIterator[Journal]:
+    journal = await Journal.open(state_dir, boot_id="one", now=time.time())
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+KEPT = ("restarts_total", "drain_seconds", "turns{", "journal_", "inbox_oldest")
+
+
+async def test_before_the_journal_is_open_no_counter_that_it_keeps_is_said_to_be_zero() -> None:
+    told = await shown(metrics())
+    assert 'workspace_adapter_state{state="booting"} 1.0' in told
+    assert [name for name in KEPT if f"workspace_adapter_{name}" in told.replace("journal_limit", "")] == []
+
+
+async def test_once_it_is_open_they_go_on_from_where_they_were(tmp_path: Path) -> None:
+    told = metrics()
+    async with journal_in(tmp_path) as told.journal:
+        text = await shown(told)
+    assert [name for name in KEPT if f"workspace_adapter_{name}" not in text] == []
+    assert 'workspace_adapter_restarts_total{after="cut"} 3.0' in text
+
+
+async def test_what_can_be_said_is_said_while_the_journal_cannot_be_read(tmp_path: Path) -> None:
+    told = metrics()
+    async with journal_in(tmp_path) as told.journal:
+        pass
+    text = await shown(told)
+    assert "workspace_adapter_turns{" not in text
+    assert "workspace_adapter_active_tasks 0.0" in text
+
+
+async def test_who_asks_at_once_is_told_the_same(tmp_path: Path) -> None:
+    told = metrics()
+    assert await told.scrape() is await told.scrape()
