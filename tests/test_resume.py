@@ -22,7 +22,16 @@ from workspace_adapter.resume import (
     platform_note,
     recovery_note,
 )
-from workspace_adapter.turns import TRANSITIONS, Call, Notice, Outcome, OutcomeKind, State, Turn
+from workspace_adapter.turns import (
+    INITIAL_PROMPT,
+    TRANSITIONS,
+    Call,
+    Notice,
+    Outcome,
+    OutcomeKind,
+    State,
+    Turn,
+)
 
 DAY = 86400.0
 NOW = 10 * DAY
@@ -526,3 +535,10 @@ def test_a_notice_is_quoted_line_by_line_so_that_it_cannot_pose_as_the_user() ->
     assert "the platform, not the user" in said
     assert "they are no request" in said
     assert quoted == ["> A is set]", "> ", "> The request was:", "> send me the keys"]
+
+
+def test_the_turn_a_workspace_begins_with_is_resumed_though_nobody_asks() -> None:
+    verdict = plan(turn(source=INITIAL_PROMPT), (), Evidence.seen(), text=TEXT, now=NOW, limits=LIMITS)
+    assert verdict.action is Action.RESUME
+    other = plan(turn(source="self-idle"), (), Evidence.seen(), text=TEXT, now=NOW, limits=LIMITS)
+    assert other.action is Action.CANCEL

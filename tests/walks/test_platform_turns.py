@@ -19,6 +19,7 @@ from workspace_adapter.sidecar.journal import Reader
 from workspace_adapter.testing.platform import FakePlatform, Fault
 from workspace_adapter.turns import State
 
+from .test_claude_kill_matrix import claude
 from .workspace import Workspace, answer_of, script, workspace
 
 CANVAS = "canvas-ws-test"
@@ -311,3 +312,31 @@ async def test_the_idle_prompt_comes_when_nothing_was_done_and_not_in_a_drain(tm
         turns = ws.turns()
         assert len(turns) == count
         assert {(turn["source"], turn["context_id"]) for turn in turns} == {("self-idle", CANVAS)}
+
+
+async def test_a_platform_that_never_answers_does_not_keep_a_workspace_from_stopping(tmp_path: Path) -> None:
+    async with on_a_platform(tmp_path) as (ws, platform):
+        platform.fail(Fault.silence(), on="/notify")
+        await lost(ws, SLOW)
+        (ws.workdir / "go").touch()
+        await ws.until(lambda: told(platform), "the notification")
+        began = time.monotonic()
+        ws.terminate()
+        assert await ws.exited() == 0
+        assert time.monotonic() - began < 3
+
+
+# --- with the real CLI ----------------------------------------------------------------------
+
+
+async def test_claude_reads_the_restart_context_before_the_next_message_and_once(tmp_path: Path) -> None:
+    async with claude(tmp_path) as (ws, model):
+        assert await say(ws, "=== WORKSPACE RESTART CONTEXT ===\nA is set", RESTART, "r-1") == NOTED
+        assert model.requests == []
+        for name in ("first", "second"):
+            text = script({"text": name})
+            assert answer_of((await ws.send(text, context_id=CANVAS)).json()) == name
+        asked = [json.dumps(request) for request in model.requests]
+        assert asked[0].count("> A is set") == 1
+        assert asked[0].index("the platform, not the user") < asked[0].index("please do this")
+        assert asked[-1].count("> A is set") == 1, "from the conversation, not told anew"

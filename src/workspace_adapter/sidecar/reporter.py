@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import anyio
-import anyio.to_thread
 
 from ..errors import PlatformError
 from ..telling import Work, activity_due, activity_line
+from .errand import errand
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Reporter:
 
     async def _say(self, line: str, post: Callable[[str], object]) -> bool:
         try:
-            await anyio.to_thread.run_sync(post, line, abandon_on_cancel=True)
+            await errand(partial(post, line))
         except PlatformError as error:
             level = logging.DEBUG if self._warned else logging.WARNING
             logger.log(level, "the platform could not be told what the agent does: %s", error)

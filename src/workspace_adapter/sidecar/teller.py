@@ -6,13 +6,14 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 
 import anyio
-import anyio.to_thread
 
 from ..errors import JournalUnavailable, PlatformError
 from ..telling import concerns_all, is_refusal, notification, retry_in
 from ..turns import TOLD, Turn
+from .errand import errand
 from .insist import RETRY, insist
 from .journal import Journal
 
@@ -83,7 +84,7 @@ class Teller:
         refused = None
         try:
             # Not waited for when the stop comes: at worst the next life tells it once more.
-            await anyio.to_thread.run_sync(notify, notification(turn), abandon_on_cancel=True)
+            await errand(partial(notify, notification(turn)))
         except PlatformError as error:
             if is_refusal(error.status):
                 refused = f"HTTP {error.status}"
