@@ -1,7 +1,8 @@
-"""All looks at once, each with a limit."""
+"""All looks, some at once, each with a limit."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,9 @@ from .aside import Aside, Failed
 from .finding import Finding, Status, broken
 
 T = TypeVar("T")
+
+_AT_ONCE = 4
+"""Processes: a container may have few."""
 
 _BEFORE = 5.0
 """Seconds for each of the two things that all looks start from."""
@@ -66,13 +70,22 @@ def examine(environ: Mapping[str, str]) -> list[tuple[str, Finding]]:
     settings = _readable(environ, config)
     owner, more = _before("whether a sidecar runs", partial(looks.owner, Path(settings.state_dir)), None)
     view = looks.View(environ=environ, config=config, settings=settings, owner=owner)
-    begun = [(check, Aside(partial(check.look, view))) for check in CHECKS]
+    found = [("workspace", finding) for finding in (*trouble, *more)]
+    begun: deque[tuple[Check, Aside[list[Finding]]]] = deque()
+    waiting = deque(CHECKS)
     try:
-        found = [(check.name, finding) for check, aside in begun for finding in _found(check, aside)]
+        while waiting or begun:
+            while waiting and len(begun) < _AT_ONCE:
+                check = waiting.popleft()
+                begun.append((check, Aside(partial(check.look, view))))
+            check, aside = begun[0]
+            found += [(check.name, finding) for finding in _found(check, aside)]
+            begun.popleft()
+            aside.end()
     finally:
         for _, aside in begun:
             aside.end()
-    return [("workspace", finding) for finding in (*trouble, *more)] + found
+    return found
 
 
 def verdict(found: list[tuple[str, Finding]]) -> Status:
