@@ -153,11 +153,10 @@ async def test_after_a_long_outage_it_registers_anew_and_says_so_once(tmp_path: 
         assert ws.logged().count("the platform is lost") == 2
 
 
-BRIEF = {"WORKSPACE_DRAIN_CAP": "0.2", "WORKSPACE_STOP_GRACE": "0.2"}
-
-
 async def test_it_never_registers_while_it_drains_but_when_the_gate_reopens(tmp_path: Path) -> None:
-    async with on_platform(tmp_path, WORKSPACE_RESTART_WINDOW="3.5", **BRIEF) as (ws, platform):
+    async with on_platform(
+        tmp_path, WORKSPACE_RESTART_WINDOW="3.5", WORKSPACE_DRAIN_CAP="0.2", WORKSPACE_STOP_GRACE="0.2"
+    ) as (ws, platform):
         await ws.signal()
         platform.fail(Fault.answer(500))
         await anyio.sleep(20 * INTERVAL)
