@@ -146,11 +146,10 @@ def _of_turn(turn: Turn) -> dict[str, str | int]:
     if turn.source is not None:
         attributes["workspace.turn.source"] = turn.source
     if turn.outcome is not None:
-        attributes |= {
-            "workspace.turn.outcome": str(turn.outcome.kind),
-            "gen_ai.usage.input_tokens": turn.outcome.input_tokens,
-            "gen_ai.usage.output_tokens": turn.outcome.output_tokens,
-        }
+        attributes["workspace.turn.outcome"] = str(turn.outcome.kind)
+        for name in ("input_tokens", "output_tokens"):
+            if tokens := getattr(turn.outcome, name):
+                attributes[f"gen_ai.usage.{name}"] = tokens
     return attributes
 
 

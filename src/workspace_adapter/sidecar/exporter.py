@@ -34,8 +34,7 @@ _SERVICE = "workspace-adapter"
 class Exporter:
     """One queue, one thread of the SDK's; nothing here waits for it but :meth:`close`.
 
-    Raises:
-        ValueError: one of the SDK's own variables cannot be used.
+    Making one raises whatever the SDK does about a variable of its own that cannot be used.
     """
 
     def __init__(self, endpoint: str, *, workspace_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The one place where adapter code is fenced in."""
+"""The one place where code that is not ours is fenced in."""
 
 from __future__ import annotations
 
@@ -34,6 +34,15 @@ def fence(what: str) -> Iterator[None]:
             raise ours from error
         logger.exception("the adapter broke its contract in %s", what)
         raise ContractBroken(f"the adapter failed in {what}: {type(error).__name__}") from error
+
+
+@contextmanager
+def dispensable(what: str) -> Iterator[None]:
+    """Run what a library does beside the work: a failure is logged, and nobody else hears of it."""
+    try:
+        yield
+    except Exception:
+        logger.exception("%s failed, the workspace goes on without it", what)
 
 
 def _journal_error(error: BaseException) -> JournalError | None:

@@ -18,6 +18,7 @@ from ..resume import Resumption
 from ..traces import KEY, Attempt, Place, Span, spans
 from ..turns import ENDED, Turn
 from .boot import message_of
+from .fence import dispensable
 from .journal import Journal
 from .sessions.eventlog import BEGUN
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .exporter import Exporter
 
 logger = logging.getLogger(__name__)
+
+_WHAT = "sending traces"
 
 _MOST = 1000
 """Ended turns that may wait for their spans to be made."""
@@ -60,34 +63,34 @@ class Tracer:
     async def run(self) -> None:
         """Tell of turns until cancelled; the first to end has the exporter loaded."""
         await self._more.wait()
-        try:
+        with dispensable(_WHAT):
             self._exporter = await anyio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+            while self._exporter is not None:
+                self._more = anyio.Event()
+                self._tell(self._exporter)
+                await self._more.wait()
+        self._exporter = None
+
+    async def close(self, within: float) -> None:
+        """Have sent what there is, in so many seconds at most."""
+        if self._exporter is not None:
+            with dispensable(_WHAT):
+                self._tell(self._exporter)
+            await anyio.to_thread.run_sync(self._exporter.close, within)
+
+    def _load(self) -> Exporter | None:
+        try:
+            from .exporter import Exporter
         except ModuleNotFoundError as error:
             logger.warning(
                 "no traces: WORKSPACE_TRACES_ENDPOINT needs an extra that is not installed:"
                 " pip install 'workspace-adapter[otel]' (%s)",
                 error,
             )
-            return
-        except ValueError as error:
-            logger.warning("no traces: a variable of OpenTelemetry cannot be used: %s", error)
-            return
+            return None
+        made = Exporter(self._endpoint, workspace_id=self._workspace_id)
         logger.info("traces go to %s", self._endpoint)
-        while True:
-            self._more = anyio.Event()
-            self._tell(self._exporter)
-            await self._more.wait()
-
-    async def close(self, within: float) -> None:
-        """Have sent what there is, in so many seconds at most."""
-        if self._exporter is not None:
-            self._tell(self._exporter)
-            await anyio.to_thread.run_sync(self._exporter.close, within)
-
-    def _load(self) -> Exporter:
-        from .exporter import Exporter
-
-        return Exporter(self._endpoint, workspace_id=self._workspace_id)
+        return made
 
     def _tell(self, exporter: Exporter) -> None:
         while self._ended:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import anyio
+import pytest
+
+from workspace_adapter.sidecar.journal import Journal
+from workspace_adapter.sidecar.tracer import Tracer
+
+from .journal.made import answered
+
+NOWHERE = "http://127.0.0.1:9/v1/traces"
+MODULE = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+
+
+def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, MODULE, None)
+    monkeypatch.delitem(sys.modules, "workspace_adapter.sidecar.exporter", raising=False)
+
+
+def with_a_variable_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "-5")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (without_the_extra, "pip install 'workspace-adapter[otel]'"),
+        (with_a_variable_that_cannot_be_used, "sending traces failed, the workspace goes on without it"),
+    ],
+)
+async def test_what_keeps_traces_from_being_sent_is_said_once_and_stops_nothing_else(
+    tmp_path: Path,
+    logged: StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Callable[[pytest.MonkeyPatch], None],
+    said: str,
+) -> None:
+    given(monkeypatch)
+    journal = await Journal.open(tmp_path, boot_id="one", now=time.time())
+    try:
+        tracer = Tracer(journal, endpoint=NOWHERE, workspace_id="ws")
+        for name in ("m1", "m2"):
+            tracer.told(await answered(journal, name))
+        with anyio.fail_after(10):
+            await tracer.run()
+        tracer.told(await answered(journal, "m3"))
+        await tracer.close(10)
+    finally:
+        await journal.close()
+    lines = [json.loads(line) for line in logged.getvalue().splitlines()]
+    assert len([line for line in lines if said in line["message"]]) == 1
