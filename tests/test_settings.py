@@ -121,6 +121,42 @@ def test_a_url_loses_its_last_slash() -> None:
     assert settings(WORKSPACE_URL="https://w.example/base/").url == "https://w.example/base"
 
 
+@pytest.mark.parametrize(
+    "url", ["http://p", "https://p.example:8080", "http://[::1]:8080", "http://10.0.0.1/a/b", "http://p/"]
+)
+def test_a_platform_is_a_host_with_a_port_and_a_path(url: str) -> None:
+    assert settings(PLATFORM_URL=url).platform_url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("p:8080", "ftp://p", "http://", "http://p:99999", "http://p:123456", "http://p:x"),
+        *(
+            "http://me:pw@p",
+            "http://p?a=b",
+            "http://p#a",
+            "http://p/a b",
+            "http://p/a\r\nX: y",
+            "http://[::1",
+        ),
+    ],
+)
+def test_anything_else_is_no_platform(url: str) -> None:
+    (problem,) = problems(WORKSPACE_ID="one", PLATFORM_URL=url)
+    assert problem.endswith("must be an http or https URL of host, port and path")
+
+
+def test_messages_are_pushed_to_this_workspace_and_poll_is_refused() -> None:
+    assert settings(MOLECULE_DELIVERY_MODE="push").delivery_mode == "push"
+    assert "must be push" in problems(WORKSPACE_ID="one", MOLECULE_DELIVERY_MODE="poll")[0]
+
+
+def test_a_heartbeat_leaves_at_least_every_ten_seconds() -> None:
+    assert settings(WORKSPACE_HEARTBEAT_INTERVAL="2.5").heartbeat_interval == 2.5
+    assert "at most 10" in problems(WORKSPACE_ID="one", WORKSPACE_HEARTBEAT_INTERVAL="30")[0]
+
+
 # --- the platform's file ------------------------------------------------------------------
 
 

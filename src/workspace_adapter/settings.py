@@ -302,14 +302,12 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+_PLATFORM_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)(:\d{1,5})?(/[!-~]*)?")
+
+
 def _platform_url(value: str) -> str:
-    found = re.fullmatch(r"https?://[^\s/?#@]+?(:\d{1,5})?(/[!-~]*)?", value)
-    if (
-        found is None
-        or not value.isascii()
-        or int((found[1] or ":80")[1:]) > 65535
-        or re.search("[?#]", value)
-    ):
+    found = _PLATFORM_URL.fullmatch(value)
+    if found is None or re.search("[?#]", value) or int((found[2] or ":80")[1:]) > 65535:
         raise ValueError("must be an http or https URL of host, port and path")
     return value.rstrip("/")
 

@@ -267,6 +267,7 @@ def test_nobody_there_is_an_error_without_a_status(tmp_path: Path, url: str) -> 
         (says(b"{}", "503 No", "Retry-After: -1"), None),
         (says(b"{}", "503 No", "Retry-After: nan"), None),
         (says(b"{}", "503 No", "Retry-After: Wed, 21 Oct 2026 07:28:00 GMT"), None),
+        (says({"retry_after": 10**400}, "503 No"), None),
         (says(b"{}", "503 No"), None),
     ],
 )

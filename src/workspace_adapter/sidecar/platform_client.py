@@ -252,7 +252,7 @@ class _Reply:
             given = told.get("retry_after") if isinstance(told, dict) else None
         try:
             seconds = float(cast(Any, given))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         return min(seconds, _LONGEST_WAIT) if seconds >= 0 else None
 

@@ -95,6 +95,11 @@ class Pulse:
             if self._blocked is not None:
                 self._wake.set()
             if self._thread is not None:
+                if not self._thread.is_alive() and not self._ending:
+                    logger.error(
+                        "the heartbeats' thread failed, as said on standard error, and is started anew"
+                    )
+                    self._begin()
                 self._ask_runtime()
                 self.publish()
             await anyio.sleep(self._wedged_after / _SIGNS)
@@ -104,6 +109,9 @@ class Pulse:
         self._loop_thread = threading.get_ident()
         self._vitals = self._read()
         self._tried_accepting = self._vitals.accepting
+        self._begin()
+
+    def _begin(self) -> None:
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
         self._thread.start()
 

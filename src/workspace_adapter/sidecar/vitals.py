@@ -9,7 +9,7 @@ from typing import Any
 
 from ..adapter import RuntimeAdapter
 from ..drain import DrainState
-from ..errors import AdapterError
+from ..errors import AdapterError, ContractBroken
 from ..heartbeat import TEXT_LIMIT, Ended, Ends, Vitals
 from ..ledger import Ledger
 from ..turns import Outcome, OutcomeKind, Turn
@@ -45,6 +45,8 @@ class VitalSigns:
         self._card = card
         self._ends = Ends()
         self._trouble: str | None = None
+        self._mute = False
+        """The adapter cannot be asked."""
 
     def read(self) -> Vitals:
         """Say how the workspace stands now."""
@@ -63,10 +65,14 @@ class VitalSigns:
 
     def ask_runtime(self) -> None:
         """Ask the runtime whether it can work; what it says is logged when it changes."""
+        if self._mute:
+            return
         try:
             with fence("wedged"):
                 told = self._adapter.wedged()
             trouble = str(told)[:TEXT_LIMIT] if told else None
+        except ContractBroken:  # logged by the fence, once is enough
+            self._mute, trouble = True, None
         except AdapterError as error:
             trouble = str(error)[:TEXT_LIMIT]
         if trouble is not None and self._trouble is None:
