@@ -10,10 +10,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from workspace_adapter.sidecar.journal import Journal
+from workspace_adapter.sidecar.journal import Journal, NewEvent
 from workspace_adapter.sidecar.tracer import Tracer
+from workspace_adapter.turns import State
 
-from .journal.made import answered
+from .journal.made import NOW, RETRYABLE, answered, running, started
 
 NOWHERE = "http://127.0.0.1:9/v1/traces"
 MODULE = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -56,3 +57,23 @@ async def test_what_keeps_traces_from_being_sent_is_said_once_and_stops_nothing_
         await journal.close()
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]
     assert len([line for line in lines if said in line["message"]]) == 1
+
+
+async def test_a_turn_that_was_asked_for_again_meanwhile_tells_of_its_end_alone(tmp_path: Path) -> None:
+    journal = await Journal.open(tmp_path, boot_id="one", now=time.time())
+    try:
+        turn = await running(journal)
+        begun = NewEvent(kind="status", body={"state": "working", "attempt": 1})
+        await journal.append(turn.id, 1, [begun], now=NOW)
+        failed = await journal.finish(
+            turn.id, attempt=1, to=State.FAILED, cause="", outcome=RETRYABLE, now=NOW + 5
+        )
+        assert failed is not None
+        await started(journal, failed, now=NOW + 9)
+        anew = NewEvent(kind="status", body={"state": "working", "attempt": 2, "anew": True})
+        await journal.append(turn.id, 2, [anew], now=NOW + 9)
+        _, (whole, attempt) = Tracer(journal, endpoint=NOWHERE, workspace_id="ws")._look_up(failed)
+    finally:
+        await journal.close()
+    assert (whole.began_at, whole.ended_at) == (NOW, NOW + 5)
+    assert attempt.attributes["workspace.attempt.number"] == 1

@@ -62,7 +62,7 @@ async def test_a_scraper_sees_the_kill_the_drain_and_the_stop(tmp_path: Path) ->
 async def _walk(ws: Workspace) -> None:
     tool = "echo begun >> effects; test -e go || sleep 60"
     await ws.until(secret(ws).exists, "the platform's secret")
-    await ws.send(script({"answer": "yes"}))
+    await ws.send(script({"usage": [7, 2]}, {"answer": "yes"}))
     await ws.send(script({"fail": "no"}))
     body = ws.envelope(script({"tools": [{"tool": "sh", "input": tool}]}, {"answer": "done"}))
     async with anyio.create_task_group() as callers:
@@ -76,6 +76,7 @@ async def _walk(ws: Workspace) -> None:
         assert life["turns_ended_total outcome=answered"] == 1
         assert life["turns_ended_total outcome=failed"] == 1
         assert life["turn_seconds_count"] == 2
+        assert (life["tokens_total kind=input"], life["tokens_total kind=output"]) == (7, 2)
         assert life["turns state=running"] == life["turn_attempts_max"] == 1
         assert life["journal_commit_seconds_count"] > 9
         assert life["restarts_total after=cut"] == life["restarts_total after=stop"] == 0

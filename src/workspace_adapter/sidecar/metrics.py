@@ -117,7 +117,6 @@ class Metrics(Collector):
         if self.journal is not None:
             yield from self._kept()
             yield from self._writes(self.journal)
-        if self.journal is not None:
             try:
                 yield from list(_on_disk(self.journal))
             except JournalError as error:
@@ -161,6 +160,7 @@ class Metrics(Collector):
             "Turns that came to an end, or were suspended, by outcome.",
             ("outcome", {kind: tally.ends[kind] for kind in OutcomeKind}),
         )
+        yield _counters("tokens", "Tokens that runtimes say ended turns took.", ("kind", tally.tokens))
         yield _histogram("turn_seconds", "From a message's acceptance to its turn's end.", tally.took)
         yield _histogram(
             "resume_seconds",

@@ -16,6 +16,7 @@ class Tally:
         self.attempts: Counter[Resumption] = Counter()
         self.ends: Counter[OutcomeKind] = Counter()
         """Suspensions as well."""
+        self.tokens = {"input": 0, "output": 0}
         self.resumed = Durations(WORK)
         """From the last sign of life of one attempt to the start of the next."""
         self.took = Durations(WORK)
@@ -31,5 +32,7 @@ class Tally:
         """A turn ended, or was suspended."""
         if turn.outcome is not None:
             self.ends[turn.outcome.kind] += 1
+            self.tokens["input"] += turn.outcome.input_tokens
+            self.tokens["output"] += turn.outcome.output_tokens
         if turn.ended_at is not None:
             self.took.observe(max(0.0, turn.ended_at - turn.accepted_at))

@@ -107,8 +107,10 @@ class Tracer:
         said = self._journal.last_said(turn.id)
         attempts: dict[int, Attempt] = {}
         sent = None
-        for logged in self._journal.events(turn.id, kind="status", limit=_MOST):
+        for logged in self._journal.events(turn.id, kind="status"):
             body, number = logged.body, logged.attempt
+            if number > turn.attempt:  # it was asked for again meanwhile
+                break
             if body["state"] == BEGUN:
                 sent = body.get(KEY)
                 attempts[number] = Attempt(
