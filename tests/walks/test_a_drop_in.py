@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from workspace_adapter.testing import FakePlatform
+from workspace_adapter.testing.workspace import Workspace as BareWorkspace
 
 from .workspace import Workspace, answer_of, workspace
 
@@ -162,3 +163,15 @@ async def test_no_file_of_the_platforms_keeps_a_workspace_from_starting(image: W
     assert said.returncode == 0
     assert said.stderr.startswith("left out: ")
     assert said.stderr.count("\n") == 1
+
+
+async def test_what_is_tried_in_a_container_of_the_platforms_is_no_workspace_of_its(
+    image: Workspace, platform: FakePlatform
+) -> None:
+    tried = BareWorkspace(image.root / "tried", "echo", environ=image.environ, settings={})
+    try:
+        await tried.start()
+        assert answer_of((await tried.post(tried.envelope("hi"))).json()) == "hi"
+    finally:
+        tried.kill_everything()
+    assert platform.received == []

@@ -185,6 +185,9 @@ class Workspace(Asker):
             "WORKSPACE_STATE_DIR": str(self.state_dir),
             "WORKSPACE_WORKDIR": str(self.workdir),
             "CONFIGS_DIR": str(root / "configs"),
+            # Whoever tries something in a container of a platform's does it without that platform.
+            "PLATFORM_URL": "",
+            "WORKSPACE_CONFIG_PATH": "",
             **settings,
         }
         self.program: Sequence[str] = (sys.executable, "-m", "workspace_adapter")
