@@ -189,6 +189,14 @@ def test_every_file_on_the_page_is_one_of_ours() -> None:
         assert f'"{stem}"' in source or stem.startswith(schema.FILE), name
 
 
+def test_the_rules_to_be_woken_by_ask_for_metrics_that_there_are() -> None:
+    """What there is, ``tests/walks/test_metrics.py`` compares with the page."""
+    listed = {code(row[0])[0] for row in rows("metrics")}
+    asked = re.findall(r"workspace_adapter_(\w+)", "\n".join(re.findall(r"expr: (.*)", PAGE)))
+    assert len(asked) > 5
+    assert set(asked) - listed == set()
+
+
 def test_every_link_leads_to_a_heading() -> None:
     headings = {
         re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", PAGE, re.M)

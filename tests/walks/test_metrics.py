@@ -44,7 +44,7 @@ async def scrape(ws: Workspace) -> Samples:
 
 
 async def until(ws: Workspace, name: str, value: float) -> Samples:
-    """Scrape until a sample has a value; a scrape may be a second old."""
+    """Scrape until a sample has a value; a scrape may be a moment old."""
     with anyio.fail_after(ws.patience):
         while (samples := await scrape(ws)).get(name) != value:
             await anyio.sleep(0.1)

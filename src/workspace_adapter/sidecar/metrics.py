@@ -38,7 +38,7 @@ from .tally import Tally
 
 logger = logging.getLogger(__name__)
 
-_FRESH = 1.0
+_FRESH = 0.25
 """Seconds for which all who ask are told the same: counting a large journal takes a moment."""
 
 
