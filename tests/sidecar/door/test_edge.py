@@ -411,6 +411,25 @@ async def test_a_secret_that_is_replaced_counts_at_once(tmp_path: Path) -> None:
     assert judge("Bearer ", secret) is Bearer.UNKNOWN
 
 
+async def test_a_bearer_is_judged_by_the_secret_of_the_moment(tmp_path: Path) -> None:
+    """A platform makes a new secret at each provision, and hands it out in life."""
+    file = tmp_path / "configs" / ".platform_inbound_secret"
+    file.parent.mkdir(exist_ok=True)
+    async with stage(tmp_path, require_auth=True) as door:
+
+        async def heard(secret: str) -> bool:
+            bearer = {"Authorization": f"Bearer {secret}"}
+            return (await door.rpc("tasks/get", {"id": "t"}, headers=bearer)).status_code != 401
+
+        assert not await heard("one")
+        for secret, before in (("one", "none"), ("two", "one")):
+            Secrets(file.parent).inbound.keep(secret)
+            assert await heard(secret)
+            assert not await heard(before)
+        file.unlink()
+        assert not await heard("two")
+
+
 async def test_a_caller_is_believed_only_with_the_bearer(tmp_path: Path) -> None:
     bearer = know_secret(tmp_path)
     claim = {"X-Workspace-ID": "ada"}
