@@ -91,6 +91,9 @@ _REOPEN_EVERY = 1.0
 _MORE = 3600.0
 """Seconds by which the time between two lives that is believed exceeds what makes work stale."""
 
+_SHOWN = 200
+"""Characters of a setting, such as a prompt, that are logged."""
+
 _CHECK_AGAIN = 60.0
 """Seconds after which a runtime that cannot be used is looked at again."""
 
@@ -644,7 +647,8 @@ def announce(settings: Settings, adapter: RuntimeAdapter) -> None:
     shown = effective(settings)
     if adapter.settings is not None:
         shown |= effective(adapter.settings)
-    logger.info("workspace_adapter %s: %s", __version__, " ".join(f"{k}={v}" for k, v in shown.items()))
+    words = (f"{name}={value[:_SHOWN]}{'…' * (len(value) > _SHOWN)}" for name, value in shown.items())
+    logger.info("workspace_adapter %s: %s", __version__, " ".join(words))
     if settings.host not in ("127.0.0.1", "::1", "localhost") and not settings.require_auth:
         logger.warning(
             "listening on %s without WORKSPACE_REQUIRE_AUTH: whoever reaches the port is heard",
