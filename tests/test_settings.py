@@ -190,6 +190,7 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_default() 
             "/configs/config.yaml: a2a.port must be one value, not a mapping or a nested list",
         ),
         ({"a2a": "8000"}, "/configs/config.yaml: a2a must be a mapping"),
+        ({"name": ()}, "/configs/config.yaml: name must be one value, not a list"),
         ({"name": ("a", "b")}, "/configs/config.yaml: name must be one value, not a list"),
         ({"skills": None}, "/configs/config.yaml: skills must be one value, not a mapping or a nested list"),
         (
@@ -212,6 +213,23 @@ def test_heartbeats_are_never_as_rare_as_the_file_may_ask(interval: str, kept: f
     config = told(observability__heartbeat_interval_seconds=interval)
     assert Settings.from_env({"WORKSPACE_ID": "one"}, config).heartbeat_interval == kept
     assert bool(left_out([Settings], {}, config)) is (interval == "soon")
+
+
+def test_of_several_keys_the_first_that_can_be_used_counts() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Chosen:
+        turns: int = setting("TURNS", integer(1), "How many.", default=7, keys=("a.turns", "turns"))
+
+    assert parse(Chosen, {}, told(a__turns="2", turns="3")).turns == 2
+    for values in ({"a__turns": None}, {"a__turns": "x"}, {"a": "x"}, {"": "x"}):
+        assert parse(Chosen, {}, told(**values, turns="3")).turns == 3
+    assert parse(Chosen, {}, told(a__turns="x", turns="y")).turns == 7
+    assert parse(Chosen, {}, told(turns="")).turns == 7
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    (why,) = problems(WORKSPACE_ID="one", WORKSPACE_NAME="\udcff")
+    assert why.endswith("must be UTF-8")
 
 
 def test_a_long_text_is_neither_taken_for_a_name_nor_quoted_whole() -> None:

@@ -127,20 +127,23 @@ def read(variable: Variable, environ: Mapping[str, str], config: Configuration) 
     for name in (variable.name, *variable.aliases):
         if environ.get(name):
             return _read(variable, name, environ[name])
-    for key in variable.keys:
-        source = f"{config.path}: {key}"
-        found = config.values.get(key, "")
-        if isinstance(found, tuple) and variable.parse is words:
-            found = ",".join(found)
-        if not isinstance(found, str):
-            shape = "a list" if found else "a mapping or a nested list"
-            return Reading(source, problem=f"{source} must be one value, not {shape}", in_file=True)
-        if found:
-            return _read(variable, source, found, in_file=True)
-        above = key.rpartition(".")[0]
-        if config.values.get(above):
-            problem = f"{config.path}: {above} must be a mapping"
-            return Reading(source, problem=problem, in_file=True)
+    readings = [reading for key in variable.keys if (reading := _at(key, variable, config)) is not None]
+    return next((reading for reading in readings if not reading.problem), readings[0] if readings else None)
+
+
+def _at(key: str, variable: Variable, config: Configuration) -> Reading | None:
+    """Return what stands at one key of the file."""
+    source, found = f"{config.path}: {key}", config.values.get(key, "")
+    if isinstance(found, tuple) and variable.parse is words:
+        found = ",".join(found)
+    if not isinstance(found, str):
+        shape = "a mapping or a nested list" if found is None else "a list"
+        return Reading(source, problem=f"{source} must be one value, not {shape}", in_file=True)
+    if found:
+        return _read(variable, source, found, in_file=True)
+    above = key.rpartition(".")[0]
+    if above and config.values.get(above):
+        return Reading(source, problem=f"{config.path}: {above} must be a mapping", in_file=True)
     return None
 
 
@@ -210,6 +213,8 @@ def short_text(maximum: int) -> Callable[[str], str]:
     def parse_short(value: str) -> str:
         if len(value) > maximum:
             raise ValueError(f"must have at most {maximum} characters")
+        if any("\ud800" <= c <= "\udfff" for c in value):  # bytes of the environment that are no text
+            raise ValueError("must be UTF-8")
         return value
 
     return parse_short

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from workspace_adapter.settings import Configuration, Settings, left_out
 from workspace_adapter.sidecar.configuration import read_configuration
@@ -114,8 +115,8 @@ DEEP = 200_000
         (b"name: \x00", "not YAML"),
         (b"name: \xc3\x28", "not YAML"),
         ("[" * DEEP, "nested more than 32 deep"),
-        ("a: " + "{a: " * DEEP, "more than 262144 bytes"),
-        ("name: " + "x" * (10 << 20), "more than 262144 bytes"),
+        ("a: " + "{a: " * DEEP, "more than 131072 bytes"),
+        ("name: " + "x" * (10 << 20), "more than 131072 bytes"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_left_out_whole(configs: Path, text: str | bytes, why: str) -> None:
@@ -149,10 +150,10 @@ LETTERS = "abcdefghij"
         "a: &a [x, x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in pairwise(LETTERS)),
         "a: &a {k: 1}\n"
         + "".join(f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}\n" for p, c in pairwise(LETTERS)),
-        "big: &big [" + "x, " * 40_000 + "]\n" + "".join(f"k{n}: *big\n" for n in range(9_000)),
-        "? " + "x" * 100_000 + "\n: {" + "".join(f"a{n}: 1, " for n in range(12_000)) + "}\n",
+        "big: &big [" + "x, " * 20_000 + "]\n" + "".join(f"k{n}: *big\n" for n in range(4_000)),
+        "? " + "x" * 50_000 + "\n: {" + "".join(f"a{n}: 1, " for n in range(5_000)) + "}\n",
         "self: &self {again: *self}\n",
-        "{" + "a, " * 80_000 + "}\n",
+        "{" + "a, " * 40_000 + "}\n",
     ],
     ids=["laughs", "merged laughs", "a list repeated", "a long key repeated", "itself", "a long line"],
 )
@@ -168,6 +169,24 @@ def test_a_tag_makes_no_object(configs: Path) -> None:
     config = given(configs, f"name: !!python/object/apply:os.mkdir ['{configs}/made']\ndescription: d\n")
     assert not (configs / "made").exists()
     assert config.values["description"] == "d"
+
+
+@pytest.mark.parametrize("text", ['name: "\\ud800"\n', 'skills: ["\\udc00x"]\n'])
+@pytest.mark.parametrize("library", ["with libyaml", "without"])
+def test_half_a_character_is_never_taken_for_text(
+    configs: Path, text: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library == "without":
+        monkeypatch.delattr(yaml, "CSafeLoader")
+    config = given(configs, text)
+    assert config.problems or str(config.values).encode()
+
+
+def test_without_libyaml_it_is_read_as_well(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(yaml, "CSafeLoader")
+    assert given(configs, AS_THE_PLATFORM_RENDERS_IT).values["a2a.port"] == "8123"
+    for text in ("[" * DEEP, "name: 'open\n", "name: \x00"):
+        assert given(configs, text).problems
 
 
 def test_the_last_of_two_counts(configs: Path) -> None:

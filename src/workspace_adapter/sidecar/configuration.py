@@ -21,7 +21,7 @@ _MAY_BE_FILES = ("initial_prompt", "idle_prompt")
 
 FILE = "config.yaml"
 
-_LARGEST = 256 << 10
+_LARGEST = 128 << 10
 """Bytes; a real one has a few thousand."""
 
 _DEEPEST = 32
@@ -153,7 +153,7 @@ def _members(
         names = (*prefix, name.value)
         key = ".".join(names)
         if isinstance(value, yaml.ScalarNode):
-            yield key, value.value.strip()
+            yield key, _scalar(value)
         elif id(value) not in seen:
             seen.add(id(value))
             yield key, _list(value) if isinstance(value, yaml.SequenceNode) else None
@@ -166,7 +166,13 @@ def _list(node: yaml.SequenceNode) -> tuple[str, ...] | None:
 
     if not all(isinstance(item, yaml.ScalarNode) and not _is_null(item) for item in node.value):
         return None
-    return tuple(item.value.strip() for item in node.value)
+    return tuple(map(_scalar, node.value))
+
+
+def _scalar(node: yaml.ScalarNode) -> str:
+    """Return the text, without halves of characters that an escape may have made."""
+    text: str = node.value
+    return text.encode(errors="replace").decode().strip()
 
 
 def _is_null(node: yaml.Node) -> bool:
