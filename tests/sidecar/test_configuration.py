@@ -98,7 +98,7 @@ def test_an_empty_file_says_nothing(configs: Path, text: str) -> None:
     assert (config.values, config.problems) == ({}, ())
 
 
-DEEP = 200_000
+DEEP = 100_000
 
 
 @pytest.mark.parametrize(
