@@ -116,7 +116,7 @@ async def test_the_clock_may_jump_in_life_and_between_two_lives(images: Images) 
     [
         ([], "on an anonymous volume"),
         (["--tmpfs", "/workspace:uid=10001"], r"in memory \(tmpfs\)"),
-        (["--env", "WORKSPACE_STATE_DIR=/home/agent/state"], "in the container's own layer"),
+        (["--env", "WORKSPACE_STATE_DIR=/var/tmp/state"], "in the container's own layer"),
     ],
 )
 async def test_a_journal_that_goes_with_its_container_is_said_at_the_start(
