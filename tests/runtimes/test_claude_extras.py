@@ -99,6 +99,7 @@ def test_what_cannot_be_told_is_named(tmp_path: Path) -> None:
 
 def test_instructions_that_went_are_told_no_longer(tmp_path: Path) -> None:
     assert extras.write("one", tmp_path / "i") == tmp_path / "i"
+    (tmp_path / "i" / "CLAUDE.md").write_bytes(b"torn \xff")
     assert extras.write("two", tmp_path / "i") == tmp_path / "i"
     assert [path.read_text() for path in (tmp_path / "i").iterdir()] == ["two"]
     assert extras.write("", tmp_path / "i") is None

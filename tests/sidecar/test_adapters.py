@@ -49,7 +49,9 @@ def refused(config: Configuration | None = None, **environ: str) -> str:
 
 def test_a_module_alone_means_the_one_adapter_it_defines(modules: Path) -> None:
     (modules / "mine.py").write_text(
-        "from workspace_adapter.runtimes.echo import EchoAdapter\n" + ADAPTER.format(name="Only")
+        "from workspace_adapter.runtimes.echo import EchoAdapter\n"
+        + ADAPTER.format(name="Only")
+        + "Default = Only"
     )
     assert built(ADAPTER_MODULE="mine") == "Only", "and not one that it merely imports"
 

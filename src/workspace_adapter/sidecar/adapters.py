@@ -26,11 +26,15 @@ _PLATFORM_NAMES = {"claude-code": "claude"}
 """What the existing platform calls a runtime that is registered here by another name."""
 
 
+class UnknownAdapter(Exception):
+    """What is named is no adapter; a sentence without the name."""
+
+
 def load_adapter(name: str, *, registered_only: bool = False) -> type[RuntimeAdapter]:
     """Return an adapter class by its registered name, as ``module:Class``, or as the module that has it.
 
     Args:
-        registered_only: whether to import no module for it: to a file that others write.
+        registered_only: import no module for it, because others write the file that names it.
 
     Raises:
         UnknownAdapter: saying what was looked for and what there is.
@@ -47,20 +51,16 @@ def load_adapter(name: str, *, registered_only: bool = False) -> type[RuntimeAda
     return found
 
 
-class UnknownAdapter(Exception):
-    """What is named is no adapter; a sentence without the name."""
-
-
 def _find(name: str, *, registered_only: bool) -> object:
     """Import what is named; return the error where there is no such thing."""
     module, colon, attribute = name.partition(":")
-    registered = {entry.name: entry for entry in entry_points(group=GROUP)}
-    entry = registered.get(_PLATFORM_NAMES.get(name, name))
     try:
-        if entry is not None:
-            return entry.load()
         if colon and module and not registered_only:
             return getattr(import_module(module), attribute)
+        registered = {entry.name: entry for entry in entry_points(group=GROUP)}
+        entry = registered.get(_PLATFORM_NAMES.get(name, name))
+        if entry is not None:
+            return entry.load()
         if not registered_only and _is_there(name):
             return import_module(name)
     except (ImportError, AttributeError) as error:
@@ -87,15 +87,10 @@ def _only_class(module: ModuleType) -> type[RuntimeAdapter]:
     named = getattr(module, "Adapter", None)
     if isinstance(named, type) and issubclass(named, RuntimeAdapter):
         return named
-    own = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, RuntimeAdapter)
-        and value.__module__ == module.__name__
-    ]
+    classes = (value for value in vars(module).values() if isinstance(value, type))
+    own = {c for c in classes if issubclass(c, RuntimeAdapter) and c.__module__ == module.__name__}
     if len(own) == 1:
-        return own[0]
+        return own.pop()
     if own:
         names = ", ".join(sorted(found.__name__ for found in own))
         raise UnknownAdapter(f"it has more than one RuntimeAdapter class ({names}); give module:Class")

@@ -69,10 +69,10 @@ def write(instructions: str, directory: Path) -> Path | None:
         file.unlink(missing_ok=True)
         return None
     directory.mkdir(exist_ok=True)
-    if file.exists() and file.read_text(encoding="utf-8") == instructions:
+    if file.exists() and file.read_bytes() == instructions.encode():
         return directory
     new = directory / "CLAUDE.md.new"
-    new.write_text(instructions, encoding="utf-8")
+    new.write_bytes(instructions.encode())
     new.replace(file)
     return directory
 
