@@ -72,11 +72,12 @@ def test_each_trouble_is_said_once_and_no_secret_ever(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    token = Secrets(tmp_path / "missing").token
+    (tmp_path / "configs").write_text("not a directory")
+    token = Secrets(tmp_path / "configs").token
     for _ in range(5):
         token.keep("the-secret")
         token.read()
-    assert len(caplog.messages) == 1
+    assert ["cannot be read" in line for line in caplog.messages] == [True, False]
     assert "CONFIGS_DIR" in caplog.text
     assert "the-secret" not in caplog.text
 
@@ -95,6 +96,30 @@ def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path: Path) -> Non
     Secrets(tmp_path).token.keep("new")
     assert elsewhere.read_text() == "old"
     assert not (tmp_path / ".auth_token").is_symlink()
+
+
+UNREADABLE = """
+import os
+from pathlib import Path
+from workspace_adapter.sidecar.secret_file import Secrets
+if os.geteuid() == 0:  # who is root reads everything
+    os.chown(".", 65534, 65534)
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+token = Secrets(Path(".")).token
+token.path.write_text("one")
+token.path.chmod(0o000)
+print(token.read())
+token.path.chmod(0o600)
+print(token.read())
+"""
+
+
+def test_a_file_that_becomes_readable_counts(tmp_path: Path) -> None:
+    child = [sys.executable, "-c", UNREADABLE]
+    done = subprocess.run(child, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["None", "one"]
 
 
 KEEP = """

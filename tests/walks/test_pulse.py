@@ -218,6 +218,23 @@ async def test_a_new_token_and_a_new_secret_count_from_the_next_heartbeat_on(tmp
         assert ws.logged().count("registered with the platform") == 1
 
 
+async def test_a_platform_may_want_every_message_signed_and_take_that_back(tmp_path: Path) -> None:
+    async with on_platform(tmp_path) as (ws, platform):
+        secret = f"Bearer {platform.tokens.inbound_secret}"
+
+        async def until_answered(status: int, **headers: str) -> None:
+            with anyio.fail_after(ws.patience):
+                while (await ws.post(ws.envelope(script({"answer": "x"})), **headers)).status_code != status:
+                    await anyio.sleep(INTERVAL)
+
+        await until_answered(200)
+        platform.fail(Fault.answer(200, b'{"require_auth": true}'), on="/heartbeat")
+        await until_answered(401)
+        await until_answered(200, Authorization=secret)
+        platform.fail(Fault.answer(200, b'{"require_auth": false}'), on="/heartbeat")
+        await until_answered(200)
+
+
 async def test_the_first_token_comes_with_the_registration_and_is_kept(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     async with on_platform(tmp_path, token=False) as (ws, platform):

@@ -36,7 +36,7 @@ class SecretFile:
         self._version: tuple[int, int, int] | None = None
         self._secret: str | None = None
         self._unwritten: str | None = None
-        self._said = ""
+        self._said: set[str] = set()
 
     def read(self) -> str | None:
         """Return the secret; ``None`` where there is none."""
@@ -61,7 +61,7 @@ class SecretFile:
                         error.strerror,
                     )
             else:
-                self._said = ""
+                self._said.clear()
 
     def _read(self) -> str | None:
         version = None
@@ -78,6 +78,7 @@ class SecretFile:
         except FileNotFoundError:
             self._secret = None
         except OSError as error:
+            version = None  # it may become readable and stay the same file
             self._secret = None
             if self._is_new(str(error)):
                 logger.warning("%s cannot be read, and counts as missing: %s", self.path, error.strerror)
@@ -109,9 +110,10 @@ class SecretFile:
                 os.close(directory)
 
     def _is_new(self, trouble: str) -> bool:
-        """Whether this trouble was not said last; it is said once."""
-        before, self._said = self._said, trouble
-        return trouble != before
+        """Whether this trouble was not said yet; each is said once."""
+        new = trouble not in self._said
+        self._said.add(trouble)
+        return new
 
 
 class Secrets:
