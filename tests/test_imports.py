@@ -105,6 +105,7 @@ async def test_an_idle_sidecar_has_loaded_what_the_a2a_sdk_needs_and_nothing_els
         await ws.start()
         told = re.findall(r"import time:\s+\d+ \|\s+\d+ \|\s+(\S+)", ws.logged())
     assert noticed(set(told)) == DOOR, WHAT_TO_DO
+    assert "workspace_adapter.sidecar.platform_client" not in told, "there is no platform"
 
 
 @pytest.mark.parametrize("module", ["workspace_adapter.runtimes.claude", "workspace_adapter.cli"])
