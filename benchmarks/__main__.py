@@ -16,6 +16,7 @@ ROWS = (
     "beat",
     "memory",
     "resumed",
+    "container",
     "loss",
 )
 """Files of this folder, in the table's order."""
