@@ -142,6 +142,39 @@ async def test_it_starts_registers_and_answers_without_a_variable_of_ours(
     assert "config.yaml: observability.log_level='loud'" in left_out
 
 
+async def test_where_bearers_are_required_the_platform_is_heard_with_each_secret_it_hands_out(
+    image: Workspace, platform: FakePlatform
+) -> None:
+    image.environ |= {"MOLECULE_A2A_REQUIRE_AUTH": "1", "WORKSPACE_HEARTBEAT_INTERVAL": "0.2"}
+    configs = image.root / "configs"
+    inbound = configs / ".platform_inbound_secret"
+    await image.start()
+
+    def kept() -> bool:
+        return inbound.exists() and inbound.read_text().strip() == platform.tokens.inbound_secret
+
+    async def status(path: str, bearer: str | None) -> int:
+        headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+        async with httpx.AsyncClient(base_url=image.url) as http:
+            return (await http.get(path, headers=headers)).status_code
+
+    before = "none yet"
+    for _ in range(2):
+        await image.until(kept, "the secret")
+        secret = platform.tokens.inbound_secret
+        token = (configs / ".auth_token").read_text().strip()
+        for bearer, heard in ((secret, 200), (before, 401), (token, 401), (None, 401)):
+            assert await status("/internal/a2a-auth-status", bearer) == heard
+        for bearer, heard in ((token, 200), (secret, 401), (None, 401)):
+            assert await status("/transcript?since=0&limit=10", bearer) == heard
+        unsigned = await image.send("hi")
+        assert (unsigned.status_code, list(unsigned.json())) == (401, ["error"])
+        signed = await image.post(image.envelope("hi"), Authorization=f"Bearer {secret}")
+        assert signed.status_code == 200
+        before = secret
+        platform.provision()
+
+
 async def test_it_says_where_each_setting_came_from(image: Workspace) -> None:
     said = image.command("config", "--json")
     assert said.returncode == 0, said.stderr
