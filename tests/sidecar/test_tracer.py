@@ -77,3 +77,19 @@ async def test_a_turn_that_was_asked_for_again_meanwhile_tells_of_its_end_alone(
         await journal.close()
     assert (whole.began_at, whole.ended_at) == (NOW, NOW + 5)
     assert attempt.attributes["workspace.attempt.number"] == 1
+
+
+async def test_a_turn_stands_where_its_messages_metadata_says(tmp_path: Path) -> None:
+    sent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    said = {"parts": [{"kind": "text", "text": "hello"}]}
+    journal = await Journal.open(tmp_path, boot_id="one", now=time.time())
+    try:
+        turn = await running(
+            journal, message=json.dumps({**said, "metadata": {"traceparent": sent}}).encode()
+        )
+        plain = await running(journal, "m2", message=json.dumps({**said, "metadata": None}).encode())
+        tracer = Tracer(journal, endpoint=NOWHERE, workspace_id="ws")
+        assert tracer.place(turn).sent == sent
+        assert tracer.place(plain).sent is None
+    finally:
+        await journal.close()
