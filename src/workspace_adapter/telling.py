@@ -108,7 +108,7 @@ _LISTED = 10
 
 def activity_line(work: Work, *, now: float) -> str:
     """Say in one line what the agent does."""
-    told = [f"{_line(doing.line)} ({_since(doing, now)})" for doing in work.doing[:_LISTED]]
+    told = [f"{one_line(doing.line)} ({_since(doing, now)})" for doing in work.doing[:_LISTED]]
     more = len(work.doing) - len(told)
     return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
 
@@ -119,7 +119,7 @@ def probe_answer(work: Work, *, now: float) -> str:
     if not work.doing:
         return f"Nothing runs; {waiting}."
     lines = [
-        f"- {_line(doing.line)}: turn {doing.turn_id}, {_since(doing, now)},"
+        f"- {one_line(doing.line)}: turn {doing.turn_id}, {_since(doing, now)},"
         f" last sign of life {doing.quiet:.0f} s ago"
         for doing in work.doing[:_LISTED]
     ]
@@ -131,7 +131,8 @@ def _since(doing: Doing, now: float) -> str:
     return "starting" if doing.since is None else f"for {max(0.0, now - doing.since):.0f} s"
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text as one line that is not long."""
     line = " ".join(text.split())
     return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
 

@@ -237,5 +237,8 @@ def as_json(turn: Turn) -> dict[str, Any]:
         "ended_at": time(turn.ended_at),
         "delivered_at": time(turn.delivered_at),
         "expires_at": time(turn.expires_at),
+        "canvas": turn.canvas,
+        "notified_at": time(turn.notified_at),
+        "untold": turn.untold,
         "answer_characters": len(turn.answer) if turn.answer is not None else None,
     }

@@ -54,9 +54,9 @@ class Teller:
         Args:
             notify: shows the user a message; blocks, and raises ``PlatformError``.
         """
-        for turn_id in await self._untold():
-            if turn_id not in self._due:
-                self._wait(turn_id, self._patience)
+        # What earlier lives left waits as long: its caller may be on the way back.
+        self._held_until = anyio.current_time() + self._patience
+        self._look(self._held_until)
         while True:
             sooner = self._sooner
             if (wait := self._look_at - anyio.current_time()) > 0:
@@ -64,10 +64,13 @@ class Teller:
                     await sooner.wait()
                 continue
             self._look_at = math.inf
-            await self._tell_all(notify)
+            try:
+                await self._tell_all(notify)
+            except JournalUnavailable:
+                self._look(anyio.current_time() + RETRY)
 
     async def _tell_all(self, notify: Callable[[str], object]) -> None:
-        untold = await self._untold()
+        untold = self._journal.untold()
         for gone in (self._due.keys() | self._failed.keys()) - {"", *untold}:
             # Heard by its caller in the meantime, or running again.
             self._due.pop(gone, None)
@@ -119,13 +122,6 @@ class Teller:
         else:
             self._held_until = anyio.current_time() + wait
             self._look(self._held_until)
-
-    async def _untold(self) -> list[str]:
-        while True:
-            try:
-                return self._journal.untold()
-            except JournalUnavailable:
-                await anyio.sleep(RETRY)
 
     def _wait(self, turn_id: str, seconds: float) -> None:
         self._due[turn_id] = anyio.current_time() + seconds

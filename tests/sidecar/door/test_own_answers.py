@@ -95,6 +95,17 @@ def message_that_waits() -> dict[str, Any]:
     }
 
 
+async def test_a_flood_of_notices_is_refused_and_those_known_are_not(tmp_path: Path) -> None:
+    async with stage(tmp_path, inbox_limit=2) as door:
+        for number in (1, 2):
+            assert await told(door, "A is set", f"r-{number}", RESTART) == NOTED
+        refused = await door.send("A is set", messageId="r-3", contextId=CONTEXT, metadata=RESTART)
+        assert refused.status_code == 503
+        assert "WORKSPACE_INBOX_LIMIT=2" in refused.json()["error"]
+        assert await told(door, "A is set", "r-1", RESTART) == NOTED
+        assert len(door.journalled()) == 2
+
+
 async def test_a_full_journal_refuses_a_notice_too(tmp_path: Path) -> None:
     async with stage(tmp_path, journal_limit_bytes=1) as door:
         refused = await door.send("A is set", contextId=CONTEXT, metadata=RESTART)

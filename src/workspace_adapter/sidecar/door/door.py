@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -46,6 +47,10 @@ _BUSY_RETRY = 5
 """Seconds after which a message that found no room may be sent again."""
 
 
+_OWN_WINDOW = 60.0
+"""Seconds within which as many messages are answered at once as may wait in the inbox."""
+
+
 class TurnRunner(Protocol):
     """What the door asks of the sessions."""
 
@@ -84,6 +89,8 @@ class Door(RequestHandler):
         self._clock = clock
         self._tasks = Tasks(journal)
         self._room = room
+        self._own = deque[float](maxlen=settings.inbox_limit)
+        """When messages were answered at once, lately."""
         self._forgets = settings.dedupe == "until-delivered"
 
     def delivered(self, turn_id: str) -> None:
@@ -147,6 +154,7 @@ class Door(RequestHandler):
         if known is not None:
             task_id, session_id = known.task_id, known.session_id
         elif own is not None:
+            self._check_own_rate()
             task_id, session_id = new_id(), sent.context_id or new_id()  # it decides no task of anybody's
         else:
             task_id, session_id = self._place(sent, exchange.caller)
@@ -197,6 +205,18 @@ class Door(RequestHandler):
             return sent.encoded
         metadata = {**(sent.raw.get("metadata") or {}), traces.KEY: exchange.traceparent}
         return json.dumps({**sent.raw, "metadata": metadata}, ensure_ascii=False).encode()
+
+    def _check_own_rate(self) -> None:
+        """Refuse what comes faster than the platform ever sends it: no inbox bounds it.
+
+        Raises:
+            Refusal: as many came within a minute as may wait in the inbox.
+        """
+        now = anyio.current_time()
+        if len(self._own) == self._own.maxlen and (wait := self._own[0] + _OWN_WINDOW - now) > 0:
+            limit = f"WORKSPACE_INBOX_LIMIT={self._own.maxlen}"
+            raise busy(f"{limit} notices and probes came within {_OWN_WINDOW:g} s", wait)
+        self._own.append(now)
 
     def _submit(self, accepted: Accepted) -> tuple[Turn, int]:
         """Put the turn in line where it is not; see :meth:`_take` for what is returned."""

@@ -114,12 +114,13 @@ def notice_json(notice: Notice) -> str:
     return json.dumps(asdict(notice), ensure_ascii=False)
 
 
-def _notice_of(text: str | None) -> Notice | None:
+def notice_of(text: str | None) -> Notice | None:
     """Read a notice's column; one that is damaged is none."""
     try:
-        return None if text is None else Notice(**json.loads(text))
+        notice = None if text is None else Notice(**json.loads(text))
     except (ValueError, TypeError):
         return None
+    return notice if notice is None or isinstance(notice.text, str) else None
 
 
 def _parsed(body: str) -> Any:
@@ -319,7 +320,7 @@ class Queries:
     def notice(self, session_id: str) -> Notice | None:
         """Return what the platform last wanted a session's agent to know."""
         rows = self._rows("SELECT notice FROM sessions WHERE id = ?", session_id)
-        return _notice_of(rows[0][0]) if rows else None
+        return notice_of(rows[0][0]) if rows else None
 
     def showed(self, turn_id: str, attempt: int) -> bool:
         """Whether the runtime of an attempt said or did something: it had read its prompt."""

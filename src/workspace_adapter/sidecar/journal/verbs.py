@@ -12,7 +12,7 @@ from ...errors import BadMessage, ContentConflict, InboxFull, InvalidTransition
 from ...events import SessionHandle, ToolCall
 from ...turns import ENDED, Notice, Outcome, OutcomeKind, State, Turn, check
 from .blobs import Body, Staged
-from .queries import SELECT_TURN, notice_json, outcome_json, turn_of
+from .queries import SELECT_TURN, notice_json, notice_of, outcome_json, turn_of
 from .records import Accepted, Child, NewTurn
 from .writer import Transaction
 
@@ -237,11 +237,10 @@ def start(
     )
     tx.execute("UPDATE turns SET boot_id = ? WHERE seq = ?", (tx.boot_id, turn.seq))
     if notice is not None:
-        given = replace(notice, given_to=turn_id, attempt=started.attempt, with_message=with_message)
-        tx.execute(  # one that came since waits for the next prompt
-            "UPDATE sessions SET notice = ? WHERE id = ? AND notice = ?",
-            (notice_json(given), turn.session_id, notice_json(notice)),
-        )
+        (stored,) = tx.execute("SELECT notice FROM sessions WHERE id = ?", (turn.session_id,)).fetchone()
+        if notice_of(stored) == notice:  # one that came since waits for the next prompt
+            given = replace(notice, given_to=turn_id, attempt=started.attempt, with_message=with_message)
+            _notify_agent(tx, turn.session_id, given)
     return started
 
 
