@@ -75,8 +75,8 @@ class Teller:
             # Heard by its caller in the meantime, or running again.
             self._due.pop(gone, None)
             self._failed.pop(gone, None)
+        now = anyio.current_time()
         for turn_id in untold:
-            now = anyio.current_time()
             due = max(self._due.get(turn_id, now), self._held_until)
             if due > now:
                 self._look(due)
