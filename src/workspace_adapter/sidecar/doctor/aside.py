@@ -47,6 +47,14 @@ class Aside(Generic[T]):
                 _do(work, writing)
         os.close(writing)
 
+    def fileno(self) -> int:
+        """What is readable once there is an outcome."""
+        return self._reading
+
+    def left(self, limit: float) -> float:
+        """Return the seconds until so many have passed since it was begun."""
+        return max(0.0, self._begun + limit - time.monotonic())
+
     def outcome(self, limit: float) -> T:
         """Return what the work returned.
 
@@ -61,17 +69,17 @@ class Aside(Generic[T]):
             raise Failed(self._not_begun)
         told = b""
         while True:
-            left = max(0.0, self._begun + limit - time.monotonic())
-            if not select.select([self._reading], [], [], left)[0]:
+            if not select.select([self], [], [], self.left(limit))[0]:
                 raise TimeoutError
             chunk = os.read(self._reading, 1 << 16)
             if not chunk:
                 break
             told += chunk
-        if not told:
-            raise Failed("its process was killed")
         done: T
-        done, failed = pickle.loads(told)
+        try:
+            done, failed = pickle.loads(told)
+        except (EOFError, pickle.UnpicklingError):
+            raise Failed("its process was killed") from None
         if failed:
             raise Failed(failed)
         return done
@@ -95,9 +103,8 @@ def _do(work: Callable[[], object], writing: int) -> NoReturn:
     done, failed = None, ""
     try:
         os.setsid()  # what it starts can be ended with it, and cannot ask at the terminal
-        writing = fcntl.fcntl(
-            writing, fcntl.F_DUPFD_CLOEXEC, 3
-        )  # it is a standard stream where that was closed
+        # The pipe is a standard stream where that was closed.
+        writing = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 3)
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(nothing, standard)

@@ -56,7 +56,7 @@ class Reply(NamedTuple):
             return None
 
 
-def get(url: str, headers: Mapping[str, str]) -> Reply:
+def get(url: str, headers: Mapping[str, str], *, patience: float = PATIENCE) -> Reply:
     """Get what lies there, from wherever the address leads, without a proxy.
 
     Raises:
@@ -67,7 +67,7 @@ def get(url: str, headers: Mapping[str, str]) -> Reply:
     try:
         to = urlsplit(url)
         kind = http.client.HTTPSConnection if to.scheme == "https" else http.client.HTTPConnection
-        connection = kind(to.hostname or "", to.port, timeout=PATIENCE)
+        connection = kind(to.hostname or "", to.port, timeout=patience)
         connection.connect()
         heard = True
         connection.request("GET", f"{to.path}?{to.query}" if to.query else to.path, headers=sent)
@@ -75,13 +75,13 @@ def get(url: str, headers: Mapping[str, str]) -> Reply:
         return Reply(reply.status, reply.headers, reply.read(_REPLY))
     except (OSError, http.client.HTTPException, ValueError) as error:
         refused = isinstance(error, ConnectionRefusedError)
-        raise NoAnswer(_why(error), refused=refused, heard=heard) from None
+        raise NoAnswer(_why(error, patience), refused=refused, heard=heard) from None
     finally:
         if connection is not None:
             connection.close()
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, patience: float) -> str:
     match error:
         case socket.gaierror():
             return f"its name does not resolve ({error.strerror})"
@@ -90,7 +90,7 @@ def _why(error: Exception) -> str:
         case ssl.SSLError():
             return f"no TLS is spoken there ({error.reason or error})"
         case TimeoutError():
-            return f"no answer within {PATIENCE:g} s"
+            return f"no answer within {patience:g} s"
         case http.client.RemoteDisconnected() | ConnectionResetError():
             return "the connection was closed without an answer"
         case http.client.HTTPException():

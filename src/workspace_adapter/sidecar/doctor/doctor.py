@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import select
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ _OTHERWISE = (
 )
 
 CHECKS = (
-    Check("settings", looks.settings, 20.0, _ADAPTER),
+    Check("settings", looks.settings, 15.0, _ADAPTER),
     Check("sidecar", looks.sidecar, 5.0, _US),
     Check("state directory", looks.state, 5.0, _DISK),
     Check("journal", looks.journal, 5.0, _DISK),
@@ -54,9 +54,9 @@ CHECKS = (
     Check("address", looks.url, 15.0, _NAMES),
     Check("port", looks.port, 15.0, _SIDECAR),
     Check("authentication", looks.authentication, 15.0, _SIDECAR),
-    Check("runtime", looks.runtime, 40.0, _ADAPTER),
+    Check("runtime", looks.runtime, 25.0, _ADAPTER),
     Check("init", looks.init, 10.0, _US),
-    Check("limits", looks.limits, 20.0, _ADAPTER),
+    Check("limits", looks.limits, 15.0, _ADAPTER),
 )
 
 
@@ -70,28 +70,37 @@ def examine(environ: Mapping[str, str]) -> list[tuple[str, Finding]]:
     settings = _readable(environ, config)
     owner, more = _before("whether a sidecar runs", partial(looks.owner, Path(settings.state_dir)), None)
     view = looks.View(environ=environ, config=config, settings=settings, owner=owner)
-    found = [("workspace", finding) for finding in (*trouble, *more)]
-    begun: deque[tuple[Check, Aside[list[Finding]]]] = deque()
-    waiting = deque(CHECKS)
-    try:
-        while waiting or begun:
-            while waiting and len(begun) < _AT_ONCE:
-                check = waiting.popleft()
-                begun.append((check, Aside(partial(check.look, view))))
-            check, aside = begun[0]
-            found += [(check.name, finding) for finding in _found(check, aside)]
-            begun.popleft()
-            aside.end()
-    finally:
-        for _, aside in begun:
-            aside.end()
-    return found
+    found = _all_found(view)
+    return [("workspace", finding) for finding in (*trouble, *more)] + [
+        (check.name, finding) for check in CHECKS for finding in found[check]
+    ]
 
 
 def verdict(found: list[tuple[str, Finding]]) -> Status:
     """Return the worst of it: ``BROKEN``, ``WARNING``, or ``OK``."""
     statuses = {finding.status for _, finding in found}
     return next((bad for bad in (Status.BROKEN, Status.WARNING) if bad in statuses), Status.OK)
+
+
+def _all_found(view: looks.View) -> dict[Check, list[Finding]]:
+    found: dict[Check, list[Finding]] = {}
+    begun: dict[Check, Aside[list[Finding]]] = {}
+    waiting = list(reversed(CHECKS))
+    try:
+        while waiting or begun:
+            while waiting and len(begun) < _AT_ONCE:
+                check = waiting.pop()
+                begun[check] = Aside(partial(check.look, view))
+            soonest = min(aside.left(check.limit) for check, aside in begun.items())
+            done = select.select(begun.values(), [], [], soonest)[0]
+            for check, aside in list(begun.items()):
+                if aside in done or not aside.left(check.limit):
+                    found[check] = _found(check, aside)
+                    begun.pop(check).end()
+    finally:
+        for aside in begun.values():
+            aside.end()
+    return found
 
 
 def _found(check: Check, aside: Aside[list[Finding]]) -> list[Finding]:

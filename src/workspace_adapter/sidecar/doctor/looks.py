@@ -41,6 +41,9 @@ from .finding import Finding, Status, broken, ok, skipped, warning
 _CONTROL = 2.0
 """Seconds a sidecar gets to answer on its control socket."""
 
+_PLATFORM = 5.0
+"""Seconds the platform gets for each step of an answer."""
+
 _REAPED = 4.0
 """Seconds an init gets to reap."""
 
@@ -280,7 +283,9 @@ def platform(view: View) -> list[Finding]:
     if view.settings.org_id:
         headers["X-Molecule-Org-Id"] = view.settings.org_id
     try:
-        reply = get(f"{url}/workspaces/{view.settings.workspace_id}/activity?limit=1", headers)
+        reply = get(
+            f"{url}/workspaces/{view.settings.workspace_id}/activity?limit=1", headers, patience=_PLATFORM
+        )
     except NoAnswer as error:
         return [network.unreachable(url, str(error))]
     said = reply.error().replace(token or "\0", "…")
