@@ -77,6 +77,23 @@ async def test_what_our_platform_says_is_heard(tmp_path: Path) -> None:
         assert platform.heartbeats[-1]["observed_generation"] == 9
 
 
+async def test_the_status_says_why_it_is_not_registered_while_heartbeats_are_answered(
+    tmp_path: Path,
+) -> None:
+    with FakePlatform() as platform:
+        platform.fail(Fault.answer(400, b'{"error": "hostname cannot be resolved"}'), on="/register")
+        pulse = pulse_of(lambda: client_of(platform.url, tmp_path))
+        pulse.start()
+        await until(lambda: pulse.beats["ok"])
+        status = pulse.status()
+        assert status["registered_seconds"] is None
+        assert "hostname cannot be resolved" in status["failing"]
+        platform.recover()
+        await until(lambda: pulse.registrations["ok"])
+        assert pulse.status()["failing"] is None
+        await pulse.stop(1.0)
+
+
 async def test_a_platform_that_hangs_holds_no_stop_up(tmp_path: Path) -> None:
     with FakePlatform() as platform:
         pulse = pulse_of(lambda: client_of(platform.url, tmp_path))

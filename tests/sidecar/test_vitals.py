@@ -42,7 +42,8 @@ class Signs:
             ledger=self.ledger,
             switch=self.switch,
             drainer=self.drainer,
-            card=lambda: {"name": "n", "preferredTransport": "JSONRPC"},
+            card=lambda: {"name": "n", "url": "http://elsewhere/", "preferredTransport": "JSONRPC"},
+            url="http://w:8000",
         )
 
     def trouble(self, mood: object) -> str | None:
@@ -60,7 +61,7 @@ async def test_it_tells_the_ledger_and_of_the_card_what_the_platform_reads() -> 
     running.about = "a question"
     vitals = with_all.signs.read()
     assert (vitals.running, vitals.waiting, vitals.current_task) == (1, 1, "a question")
-    assert vitals.agent_card == {"name": "n"}
+    assert vitals.agent_card == {"name": "n", "url": "http://w:8000"}
 
 
 async def test_there_is_no_room_while_the_journal_cannot_be_written_but_it_does_not_leave() -> None:

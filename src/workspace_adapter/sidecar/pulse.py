@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 LAST_BEAT = 0.4
 """Seconds that the last heartbeat may take, when everything else has stopped."""
 
+_LOOK = 3.0
+"""Seconds between two looks for what changed and nobody said, at most."""
+
 _SIGNS = 10
 """Signs of life that the event loop leaves in the time after which it counts as blocked."""
 
@@ -75,7 +78,8 @@ class Pulse:
         self._rhythm = Rhythm(pace)
         self._watch = Watch(wedged_after)
         self._reply = BeatReply()
-        self._error: str | None = None
+        self._not_registered: str | None = None
+        self._not_beaten: str | None = None
         self._blocked: str | None = None
         self._vitals = Vitals()
         self._said: tuple[Vitals, bool] | None = None
@@ -84,6 +88,7 @@ class Pulse:
         self._loop_thread = threading.get_ident()
         self._wake = threading.Event()
         self._ending = False
+        self._last_beat_takes = LAST_BEAT
         self._thread: threading.Thread | None = None
 
     # --- on the event loop ------------------------------------------------------------
@@ -102,7 +107,7 @@ class Pulse:
                     self._begin()
                 self._ask_runtime()
                 self.publish()
-            await anyio.sleep(self._wedged_after / _SIGNS)
+            await anyio.sleep(min(_LOOK, self._wedged_after / _SIGNS))
 
     def start(self) -> None:
         """Register and beat from now on."""
@@ -148,7 +153,7 @@ class Pulse:
         return {
             "registered_seconds": ago(rhythm.registered_at),
             "answered_seconds_ago": ago(rhythm.answered_at),
-            "failing": self._error,
+            "failing": self._not_registered or self._not_beaten,
             "wedged": self._blocked or self._vitals.trouble,
             "heartbeats_ok": self.beats["ok"],
             "heartbeats_failed": self.beats["failed"],
@@ -208,7 +213,7 @@ class Pulse:
         body = Registration(
             workspace_id=self._identity.workspace_id,
             url=self._url,
-            agent_card={**vitals.agent_card, "url": self._url},
+            agent_card=vitals.agent_card,
             delivery_mode=self._delivery_mode,
             boot_id=self._identity.boot_id,
         )
@@ -216,7 +221,7 @@ class Pulse:
             told = client.register(body.as_json(), timeout=self._pace.timeout)
         except PlatformError as error:
             self.registrations["failed"] += 1
-            self._error = str(error)
+            self._not_registered = str(error)
             news = self._rhythm.not_registered(
                 time.monotonic(),
                 status=error.status,
@@ -230,7 +235,7 @@ class Pulse:
             return
         self.registrations["ok"] += 1
         self._rhythm.registered(time.monotonic())
-        self._error = None
+        self._not_registered = None
         logger.info("registered with the platform as %s", self._url)
         self._hear(told)
 
@@ -247,7 +252,7 @@ class Pulse:
             told = client.heartbeat(body.as_json(), timeout=timeout)
         except PlatformError as error:
             self.beats["failed"] += 1
-            self._error = str(error)
+            self._not_beaten = str(error)
             news = self._rhythm.missed(
                 time.monotonic(),
                 status=error.status,
@@ -258,7 +263,7 @@ class Pulse:
                 logger.warning("the platform is lost, the workspace works on without it: %s", error)
             return
         self.beats["ok"] += 1
-        self._said, self._error = says, None
+        self._said, self._not_beaten = says, None
         if self._rhythm.beaten(time.monotonic()) is News.BACK:
             logger.info("the platform is back after %.0f s", time.monotonic() - answered_at)
         self._hear(told)

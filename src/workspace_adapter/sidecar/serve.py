@@ -186,6 +186,7 @@ class Sidecar:
             switch=self._switch,
             drainer=self._drainer,
             card=self._agent_card,
+            url=self._url,
         )
         self._pulse: Pulse | None = None
         self._stop_by = math.inf

@@ -20,10 +20,10 @@ from .gate import Switch
 logger = logging.getLogger(__name__)
 
 _TOLD = (
-    *("name", "description", "version", "url", "skills", "capabilities"),
+    *("name", "description", "version", "skills", "capabilities"),
     *("configuration_status", "configuration_error"),
 )
-"""What of our card the platform is told."""
+"""What of our card the platform is told, beside the address that is registered."""
 
 
 class VitalSigns:
@@ -37,12 +37,14 @@ class VitalSigns:
         switch: Switch,
         drainer: Drainer,
         card: Callable[[], Mapping[str, Any]],
+        url: str,
     ) -> None:
         self._adapter = adapter
         self._ledger = ledger
         self._switch = switch
         self._drainer = drainer
         self._card = card
+        self._url = url
         self._ends = Ends()
         self._trouble: str | None = None
         self._mute = False
@@ -60,7 +62,7 @@ class VitalSigns:
             state=str(state),
             trouble=self._trouble,
             ends=self._ends,
-            agent_card={name: card[name] for name in _TOLD if name in card},
+            agent_card={name: card[name] for name in _TOLD if name in card} | {"url": self._url},
         )
 
     def ask_runtime(self) -> None:
