@@ -68,6 +68,14 @@ def test_it_says_what_the_settings_say_of_the_agent(configs: Path) -> None:
     assert [skill["id"] for skill in told["skills"]] == ["chat", "review", "plan"]
 
 
+def test_skills_are_named_once_and_in_bounds(configs: Path) -> None:
+    many = tuple(f"skill-{number}" for number in range(1000))
+    told = read(configs, skills=("plan", "chat", "plan", "x" * 1000, *many))
+    ids = [skill["id"] for skill in told["skills"]]
+    assert ids[:3] == ["chat", "plan", "skill-0"]
+    assert len(ids) == len(set(ids)) == 101
+
+
 def test_it_offers_no_streams_where_the_settings_say_so(configs: Path) -> None:
     assert read(configs, offers_streams=False)["capabilities"] == {
         "streaming": False,

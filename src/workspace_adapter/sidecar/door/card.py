@@ -15,6 +15,10 @@ from ...settings import Settings
 
 _BINDINGS = (("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3"))
 
+_MOST_SKILLS = 100
+_LONGEST = 200
+"""Skills, and characters of a skill's name; the card goes out with every heartbeat."""
+
 _BEARER: Mapping[str, Any] = {
     "securitySchemes": {
         "bearer": {"httpAuthSecurityScheme": {"scheme": "bearer"}, "type": "http", "scheme": "bearer"}
@@ -66,11 +70,16 @@ def _ours(settings: Settings, adapter_name: str) -> dict[str, Any]:
             },
             *(
                 {"id": name, "name": name, "description": f"The skill {name}.", "tags": [name]}
-                for name in settings.skills
+                for name in _named(settings.skills)
             ),
         ],
         **(_BEARER if settings.require_auth else {}),
     }
+
+
+def _named(skills: tuple[str, ...]) -> list[str]:
+    """Return what is named beside ``chat``: each once, and no more than a card should hold."""
+    return [name for name in dict.fromkeys(skills) if name != "chat" and len(name) <= _LONGEST][:_MOST_SKILLS]
 
 
 def _theirs(path: str) -> Mapping[str, Any]:
