@@ -47,6 +47,8 @@ class Tracer:
         self._workspace_id = workspace_id
         self._ended: deque[Turn] = deque(maxlen=_MOST)
         self._more = anyio.Event()
+        self._loaded = anyio.Event()
+        """The exporter is there, or cannot be."""
         self._exporter: Exporter | None = None
 
     def place(self, turn: Turn) -> Place:
@@ -64,7 +66,10 @@ class Tracer:
         """Tell of turns until cancelled; the first to end has the exporter loaded."""
         await self._more.wait()
         with dispensable(_WHAT):
-            self._exporter = await anyio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+            try:
+                self._exporter = await anyio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+            finally:
+                self._loaded.set()
             while self._exporter is not None:
                 self._more = anyio.Event()
                 self._tell(self._exporter)
@@ -73,10 +78,14 @@ class Tracer:
 
     async def close(self, within: float) -> None:
         """Have sent what there is, in so many seconds at most."""
+        with anyio.move_on_after(within) as waiting:
+            if self._ended:
+                await self._loaded.wait()
         if self._exporter is not None:
             with dispensable(_WHAT):
                 self._tell(self._exporter)
-            await anyio.to_thread.run_sync(self._exporter.close, within)
+            left = max(0.0, waiting.deadline - anyio.current_time())
+            await anyio.to_thread.run_sync(self._exporter.close, left)
 
     def _load(self) -> Exporter | None:
         try:
