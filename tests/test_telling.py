@@ -54,6 +54,7 @@ def test_an_answer_too_long_to_show_is_cut_and_says_where_the_rest_is() -> None:
         (413, True, False),
         (429, False, True),
         (500, False, False),
+        (503, False, True),
     ],
 )
 def test_only_what_no_try_can_change_is_given_up(status: int | None, final: bool, all_: bool) -> None:

@@ -160,7 +160,7 @@ class TurnRequest:
     conversation already holds it; give the note alone, which quotes it."""
 
     note: str | None = None
-    """What the agent must be told about an interruption. Put it before the message."""
+    """What the agent must be told of an interruption, or by the platform. Put it before the message."""
 
     @property
     def text(self) -> str:

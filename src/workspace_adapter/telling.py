@@ -58,7 +58,7 @@ def is_refusal(status: int | None) -> bool:
 
 def concerns_all(status: int | None) -> bool:
     """Whether a failure says nothing about the one end: another would fail as well."""
-    return status is None or status in (401, 408, 429)
+    return status is None or status in (401, 408, 429, 502, 503, 504)
 
 
 def retry_in(failures: int, *, asked: float | None, chance: float) -> float:

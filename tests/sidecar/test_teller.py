@@ -28,6 +28,7 @@ class Platform:
     def __init__(self) -> None:
         self.heard: list[str] = []
         self.fails: Callable[[str], PlatformError | None] = lambda text: None
+        self.on_its_way: set[str] = set()
         self.hears: Callable[[], object] = lambda: None
 
     def notify(self, text: str) -> None:
@@ -41,7 +42,9 @@ class Platform:
 async def life(root: Path, platform: Platform) -> AsyncIterator[tuple[Journal, Teller]]:
     """One life of a workspace that tells."""
     journal = await Journal.open(root / "state", boot_id=secrets.token_hex(4), now=time.time())
-    teller = Teller(journal, patience=PATIENCE, clock=time.time)
+    teller = Teller(
+        journal, patience=PATIENCE, heard=lambda turn_id: turn_id in platform.on_its_way, clock=time.time
+    )
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(teller.run, platform.notify)
@@ -113,6 +116,18 @@ async def test_what_was_delivered_in_time_and_what_is_not_the_canvass_is_not_tol
         await until(lambda: platform.heard)
         await until(lambda: not journal.untold())
     assert platform.heard == ["answer to lost"]
+
+
+async def test_who_reads_slowly_is_not_gone(tmp_path: Path, platform: Platform) -> None:
+    async with life(tmp_path, platform) as (journal, teller):
+        platform.on_its_way.add("turn-slow")
+        await ends(journal, teller, "slow")
+        await ends(journal, teller, "lost")
+        await until(lambda: platform.heard)
+        assert platform.heard == ["answer to lost"]
+        platform.on_its_way.clear()  # he hung up in the middle
+        await until(lambda: not journal.untold())
+    assert platform.heard == ["answer to lost", "answer to slow"]
 
 
 async def test_a_turn_that_runs_again_is_told_its_new_end(tmp_path: Path, platform: Platform) -> None:

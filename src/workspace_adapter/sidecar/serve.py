@@ -302,6 +302,9 @@ class Sidecar:
         if self._door is not None:
             self._door.delivered(turn_id)
 
+    def _is_heard(self, turn_id: str) -> bool:
+        return self._door is not None and self._door.tells(turn_id)
+
     async def _serve_http(self, server: _Server) -> None:
         try:
             await server.serve(sockets=[self._listener])
@@ -386,7 +389,7 @@ class Sidecar:
         drainer = self._drainer
         drainer.reopen = sessions.start_what_may
         pulse, tracer = self._pulse, self._traces(journal)
-        teller = Teller(journal, patience=settings.notify_after, clock=journal.clock)
+        teller = Teller(journal, patience=settings.notify_after, heard=self._is_heard, clock=journal.clock)
 
         def changed() -> None:
             drainer.look()

@@ -28,12 +28,21 @@ class Teller:
     Args:
         patience: seconds that an end waits for its caller to collect it; from the start of
             this life on for what earlier ones left.
+        heard: whether a turn's end is on its way to a caller.
         clock: the wall clock's time.
     """
 
-    def __init__(self, journal: Journal, *, patience: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        patience: float,
+        heard: Callable[[str], bool],
+        clock: Callable[[], float],
+    ) -> None:
         self._journal = journal
         self._patience = patience
+        self._heard = heard
         self._clock = clock
         self._due: dict[str, float] = {}
         """Turns that are not to be told yet, and until when."""
@@ -80,6 +89,8 @@ class Teller:
             due = max(self._due.get(turn_id, now), self._held_until)
             if due > now:
                 self._look(due)
+            elif self._heard(turn_id):
+                self._wait(turn_id, self._patience)
             elif (turn := self._journal.turn(turn_id)) is not None and _is_untold(turn):
                 await self._tell(turn, notify)
 

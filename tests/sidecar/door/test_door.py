@@ -1170,6 +1170,30 @@ async def until_nobody_is_held(door: Stage, url: str) -> None:
                 await anyio.sleep(0.005)
 
 
+async def test_an_end_is_on_its_way_for_as_long_as_its_caller_reads(door: Stage) -> None:
+    reads, done = anyio.Event(), anyio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        async def one_by_one(event: Any) -> None:
+            if event["type"] == "http.response.body":
+                reads.set()
+                await done.wait()
+            await send(event)
+
+        await door.app(scope, receive, one_by_one)
+
+    async with listening(slow) as url, httpx.AsyncClient() as client, anyio.create_task_group() as group:
+        asked = Asked(group, client.post(url, json=envelope(message("hi")), timeout=DEADLINE))
+        turn = await door.answer_next("42")
+        await reads.wait()
+        assert door.door.tells(turn.id)
+        assert door.turn(turn.id).delivered_at is None
+        done.set()
+        await asked.result()
+        await door.until(lambda: door.turn(turn.id).delivered_at is not None, "the delivery")
+        await door.until(lambda: not door.door.tells(turn.id), "the end of the request")
+
+
 async def test_who_was_told_that_a_turn_is_suspended_is_not_told_again_until_it_was_released(
     door: Stage,
 ) -> None:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import anyio
 from a2a.server.context import ServerCallContext
@@ -89,6 +90,8 @@ class Door(RequestHandler):
         self._clock = clock
         self._tasks = Tasks(journal)
         self._room = room
+        self._telling = WeakSet[Exchange]()
+        """Requests whose answer tells a turn's end, for as long as they last."""
         self._own = deque[float](maxlen=settings.inbox_limit)
         """When messages were answered at once, lately."""
         self._forgets = settings.dedupe == "until-delivered"
@@ -96,6 +99,14 @@ class Door(RequestHandler):
     def delivered(self, turn_id: str) -> None:
         """The end of this turn was written to a caller who was there."""
         self._journal.delivered(turn_id, now=self._clock(), forget=self._forgets)
+
+    def tells(self, turn_id: str) -> bool:
+        """Whether this turn's end is on its way to a caller, who may read slowly."""
+        return any(exchange.tells == turn_id for exchange in self._telling)
+
+    def _tell(self, exchange: Exchange, turn: Turn) -> None:
+        exchange.tells = turn.id
+        self._telling.add(exchange)
 
     # --- messages -------------------------------------------------------------------
 
@@ -110,7 +121,7 @@ class Door(RequestHandler):
             if waits:
                 turn = await self._told(turn, seen, until)
             if turn.state in TOLD:
-                exchange.tells = turn.id
+                self._tell(exchange, turn)
             if waits and self._replies_message(call):
                 return rendering.message(turn)
             return self._tasks.task([turn], history=0)
@@ -324,7 +335,7 @@ class Door(RequestHandler):
                     return
                 rings = None
         if turn.state in TOLD:
-            exchange.tells = turn.id
+            self._tell(exchange, turn)
         for end, event in rendering.ends(turn, cursor.n, self._tasks.progress(turn).said):
             if end > cursor:
                 yield _next(exchange, end, event)
@@ -337,7 +348,7 @@ class Door(RequestHandler):
             history = listing.history_length(params)
             turns = self._tasks.turns(params.id, exchange.caller)
             if turns[-1].state in TOLD:
-                exchange.tells = turns[-1].id
+                self._tell(exchange, turns[-1])
             return self._tasks.task(turns, history=history)
 
     async def on_list_tasks(

@@ -62,7 +62,7 @@ KEY = "workspace_adapter"
 """Where the exchange is found in the ASGI scope."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Exchange:
     """One request as the edge read it, and what the door says of its answer."""
 
