@@ -17,7 +17,7 @@ from workspace_adapter.testing.platform.answers import answer_text
 from workspace_adapter.testing.platform.callers import Canvas, StockPeer, message
 from workspace_adapter.testing.platform.envelope import canvas_context
 
-PATIENCE = 5.0
+PATIENCE = 15.0
 """Seconds a caller waits for what the platform has queued."""
 
 

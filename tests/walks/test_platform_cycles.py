@@ -14,7 +14,7 @@ import httpx
 from workspace_adapter.sidecar.journal import Reader
 from workspace_adapter.testing import FakePlatform, Times
 from workspace_adapter.testing.platform.answers import answer_text, parsed
-from workspace_adapter.turns import State
+from workspace_adapter.turns import State, Turn
 
 from .askers import Askers
 from .workspace import ENDS, Workspace, answer_of, workspace
@@ -55,6 +55,7 @@ async def test_a_hundred_restarts_of_the_platform_lose_and_repeat_nothing(tmp_pa
         WORKSPACE_RESUME_MAX_ATTEMPTS="500",
         WORKSPACE_RESUME_MAX_TOTAL="1000",
         WORKSPACE_HEARTBEAT_INTERVAL="0.2",
+        WORKSPACE_NOTIFY_AFTER="0.4",
         WORKSPACE_LOG_LEVEL="info",
     ) as ws:
         with FakePlatform(
@@ -95,11 +96,15 @@ async def quiet(ws: Workspace, platform: FakePlatform) -> None:
 
     def unfinished() -> list[str]:
         with Reader.open(ws.state_dir) as journal:
-            return [turn.id for turn in journal.turns(limit=100_000) if turn.state is not State.ANSWERED]
+            return [turn.id for turn in journal.turns(limit=100_000) if not over(turn)]
+
+    def over(turn: Turn) -> bool:
+        heard = turn.delivered_at is not None or turn.notified_at is not None
+        return turn.state is State.ANSWERED and (heard or not turn.canvas)
 
     await ws.until_ready()
     await ws.until(lambda: not platform.queue.due(time.monotonic()), "the end of the queue")
-    await ws.until(lambda: not unfinished(), "the end of every turn")
+    await ws.until(lambda: not unfinished(), "the end of every turn, told to somebody where a person asked")
 
 
 async def judge(ws: Workspace, platform: FakePlatform, askers: Askers) -> None:
@@ -119,6 +124,9 @@ async def judge(ws: Workspace, platform: FakePlatform, askers: Askers) -> None:
             assert "answer to" not in said
         else:
             assert said == asked[str(delivery.message_id)].expected
+    asked_by_people = {one.expected for one in askers.asked if one.kind == "canvas"}
+    notes = Counter(note["message"] for note in platform.notifications)
+    assert notes.keys() <= asked_by_people, "a person was shown what was meant for somebody else"
     # What was accepted is answered, once; what the platform lost has its answer here.
     with Reader.open(ws.state_dir) as journal:
         turns = [turn for turn in journal.turns(limit=100_000) if turn.message_id in asked]
@@ -154,6 +162,8 @@ def report(platform: FakePlatform, askers: Askers, kept: int) -> None:
     )
     for kind, count in asked.items():
         print(f"{kind}: {count} asked, {answered[kind]} answered by the platform, the rest when asked again")
+    notes = Counter(note["message"] for note in platform.notifications)
+    print(f"{len(notes)} answers shown to their user by /notify, {notes.total() - len(notes)} of them twice")
     lost = len(askers.asked) - answered.total()
     print(f"lost by the platform: {lost}, {kept} of them with their answer in the journal")
     fates = Counter(f"{one.kind}: {one.fate}" for one in askers.asked if one.answer is None)

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import httpx
 from anyio.from_thread import start_blocking_portal
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -51,7 +51,10 @@ class Agent:
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        raw = await request.body()
+        try:
+            raw = await request.body()
+        except ClientDisconnect:
+            return
         self.heard.append((time.monotonic(), request.url.path, raw, dict(request.headers)))
         body = json.loads(raw)
         status, content = self.reply(body) if body.get("method") == "message/send" else (200, b"{}")

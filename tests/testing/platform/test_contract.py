@@ -71,15 +71,15 @@ def test_a_partial_beat_is_taken_and_noticed(platform: FakePlatform, sidecar: Si
 
 
 REFUSED_BEATS: list[tuple[dict[str, Any], str]] = [
-    ({"active_tasks": 1.5}, "active_tasks is float instead of int"),
-    ({"active_tasks": True}, "active_tasks is bool instead of int"),
-    ({"uptime_seconds": "7"}, "uptime_seconds is str instead of int"),
-    ({"is_busy": 1}, "is_busy is int instead of bool or null"),
-    ({"current_task": None}, "current_task is NoneType instead of str"),
-    ({"error_rate": "low"}, "error_rate is str instead of int or float"),
-    ({"runtime_metadata": None}, "runtime_metadata is NoneType instead of dict"),
-    ({"agent_card": "a card"}, "agent_card is str instead of dict"),
-    ({"monthly_spend": 1.0}, "monthly_spend is float instead of int"),
+    ({"active_tasks": 1.5}, "active_tasks is a number with a fraction instead of a whole number"),
+    ({"active_tasks": True}, "active_tasks is a boolean instead of a whole number"),
+    ({"uptime_seconds": "7"}, "uptime_seconds is a string instead of a whole number"),
+    ({"is_busy": 1}, "is_busy is a whole number instead of a boolean or null"),
+    ({"current_task": None}, "current_task is null instead of a string"),
+    ({"error_rate": "low"}, "error_rate is a string instead of a whole number or a number with a fraction"),
+    ({"runtime_metadata": None}, "runtime_metadata is null instead of an object"),
+    ({"agent_card": "a card"}, "agent_card is a string instead of an object"),
+    ({"monthly_spend": 1.0}, "monthly_spend is a number with a fraction instead of a whole number"),
 ]
 
 
@@ -122,7 +122,7 @@ REGISTRATIONS: list[tuple[dict[str, Any], int, str]] = [
     ({"url": "", "agent_card": {"name": "a"}}, 400, "url is required for push-mode workspaces"),
     ({"delivery_mode": "pull"}, 400, "delivery_mode is neither push nor poll"),
     ({"kind": "platform"}, 400, "kind is not workspace"),
-    ({"agent_card": []}, 400, "agent_card is list instead of dict"),
+    ({"agent_card": []}, 400, "agent_card is a list instead of an object"),
     ({"id": "ws-other"}, 401, "speaks for the workspace ws-other"),
 ]
 
@@ -146,7 +146,12 @@ OTHERS: list[tuple[str, dict[str, Any], int, str]] = [
     ("activity", {"activity_type": "gossip"}, 400, "activity_type is none of"),
     ("activity", {"activity_type": "agent_log", "sumary": "reads"}, 200, "sumary: nobody reads that"),
     ("activity", {"activity_type": "agent_log", "source_id": "ws-other"}, 403, "source_id is somebody else"),
-    ("activity", {"activity_type": "agent_log", "duration_ms": 1.5}, 400, "duration_ms is float"),
+    (
+        "activity",
+        {"activity_type": "agent_log", "duration_ms": 1.5},
+        400,
+        "duration_ms is a number with a fraction",
+    ),
     ("notify", {}, 400, "message is missing"),
     ("notify", {"message": ""}, 200, "message is empty"),
     ("notify", {"message": "see", "attachments": [{"uri": "workspace:/a"}]}, 400, "an attachment lacks"),
@@ -248,7 +253,7 @@ def test_a_claim_to_be_another_workspace_is_refused(platform: FakePlatform, side
 
 
 def test_the_organisation_is_demanded_but_for_registration_and_beats() -> None:
-    with FakePlatform(org_id="org-1") as platform, Sidecar(platform).client as client:
+    with FakePlatform(org_id="org-1") as platform:
         sidecar = Sidecar(platform)
         with sidecar.client:
             assert sidecar.register().status_code == 200
@@ -263,7 +268,7 @@ def test_the_organisation_is_demanded_but_for_registration_and_beats() -> None:
             assert "another organisation's" in complaint(platform)
             right = sidecar.post("/workspaces/ws-test/notify", note, **{"x-molecule-org-id": "org-1"})
             assert right.status_code == 200
-            assert client.get("/health").status_code == 200
+            assert sidecar.client.get("/health").status_code == 200
 
 
 def test_a_beat_that_comes_late_is_noticed(sidecar: Sidecar, platform: FakePlatform) -> None:

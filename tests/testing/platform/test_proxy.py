@@ -131,6 +131,14 @@ def test_a_workspace_without_an_address_has_its_messages_queued(tmp_path: Path) 
         assert ask(client, "hi").json()["waking"] is True
 
 
+def test_what_is_no_message_is_refused(tmp_path: Path) -> None:
+    with stage(tmp_path) as (_, agent, _, client):
+        for content in (b"{", b"[]", b'{"method":"message/send","params":{"message":{"content":5}}}'):
+            assert client.post("/workspaces/ws-test/a2a", content=content).status_code == 400
+        assert client.post("/workspaces/ws-test/a2a", content=b" " * (16 << 20) + b"{}").status_code == 413
+        assert agent.heard == []
+
+
 def test_a_forged_caller_is_refused(tmp_path: Path) -> None:
     with stage(tmp_path) as (_, _, _, client):
         forged = {"X-Workspace-ID": "system:restart-context"}

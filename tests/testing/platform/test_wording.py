@@ -15,7 +15,7 @@ from workspace_adapter.testing.platform.envelope import (
     restart_context,
     restart_pending,
 )
-from workspace_adapter.testing.platform.gojson import encode
+from workspace_adapter.testing.platform.gojson import decode, encode
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,16 @@ from workspace_adapter.testing.platform.gojson import encode
 )
 def test_json_is_written_as_go_writes_it(value: Any, written: str) -> None:
     assert encode(value).decode() == written
+
+
+@pytest.mark.parametrize("raw", [b"{", b"1e400", b"NaN"])
+def test_what_go_cannot_read_is_no_json(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"no float|Expecting|could not"):
+        decode(raw)
+
+
+def test_every_number_has_been_a_float() -> None:
+    assert encode(decode(b"[9007199254740993, 1.0]")) == b"[9007199254740992,1]"
 
 
 def sent(**changes: Any) -> dict[str, Any]:

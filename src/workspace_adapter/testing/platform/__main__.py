@@ -23,9 +23,9 @@ def _say(line: str) -> None:
 
 
 def _tell(platform: FakePlatform) -> None:
-    """Print what comes, until the process is ended."""
+    """Print what comes, for as long as there is a platform."""
     heard = complained = 0
-    while True:
+    while not platform.broken:
         for entry in platform.received[heard:]:
             heard += 1
             _say(f"{entry.method} {entry.path} -> {entry.fault or entry.status}")

@@ -283,12 +283,23 @@ def judge(call: Call, body: object) -> Judgement:
             elif member.need is Need.ALWAYS:
                 found.careless.append(f"{name} is missing: {member.because}")
         elif not _fits(body[name], member.types):
-            wanted = " or ".join("null" if one is _NONE else one.__name__ for one in member.types)
-            found.refused.append(f"{name} is {type(body[name]).__name__} instead of {wanted}")
+            wanted = " or ".join(_NAMES[one] for one in member.types)
+            found.refused.append(f"{name} is {_NAMES[type(body[name])]} instead of {wanted}")
     if not call.more and (unknown := body.keys() - call.members.keys()):
         found.careless.append(f"{', '.join(sorted(unknown))}: nobody reads that")
     call.look(body, found)
     return found
+
+
+_NAMES: Final[Mapping[type, str]] = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number with a fraction",
+    bool: "a boolean",
+    dict: "an object",
+    list: "a list",
+    _NONE: "null",
+}
 
 
 def _fits(value: object, types: tuple[type, ...]) -> bool:

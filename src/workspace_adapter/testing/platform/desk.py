@@ -14,12 +14,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+from .answers import parsed
 from .delegations import Delegation, Delegations
 from .envelope import SYSTEM, message_of
+from .gojson import decode
 from .proxy import Outcome, Proxy
 from .queue import Item, ItemState, Queue
 from .restart import Restarts
 from .times import Times
+
+_BODY_LIMIT = 16 << 20
+"""Bytes of a message that the platform takes."""
 
 _FORGED = (SYSTEM, "webhook:", "test:", "channel:")
 
@@ -74,7 +79,12 @@ class Desk:
             return JSONResponse({"error": "forged caller"}, 403)
         if request.path_params["id"] != self._workspace_id:
             return JSONResponse({"error": "workspace not found"}, 404)
-        body = json.loads(await request.body())
+        raw = await request.body()
+        if len(raw) > _BODY_LIMIT:
+            told = {"error": "request body too large", "truncated": True, "max_bytes": _BODY_LIMIT}
+            return JSONResponse(told, 413)
+        if not isinstance(body := decode(raw), dict):
+            return JSONResponse({"error": "invalid request body"}, 400)
         if caller is not None:
             return _response(await self._detached(self._send(body, caller)))
         with anyio.move_on_after(self._times.canvas):
@@ -84,7 +94,7 @@ class Desk:
     async def _send(self, body: Mapping[str, Any], caller: str | None) -> Outcome:
         outcome = await self._proxy.send(body, caller=caller)
         if caller is None and outcome.error is None and b'"queue_id"' not in outcome.body:
-            self._answered(str(message_of(body).get("messageId")), json.loads(outcome.body))
+            self._answered(str(message_of(body).get("messageId")), parsed(outcome.body))
         return outcome
 
     async def _detached(self, work: Awaitable[Outcome]) -> Outcome:

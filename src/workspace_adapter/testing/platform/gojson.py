@@ -6,6 +6,7 @@ Keys come sorted, every number has been a float, and what HTML could mistake is 
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +24,22 @@ _ESCAPES = str.maketrans(
 def encode(value: Any) -> bytes:
     """Write a value."""
     return _written(value).encode("utf-8")
+
+
+def decode(raw: bytes) -> Any:
+    """Read a value; every number becomes a float.
+
+    Raises:
+        ValueError: no JSON, or a number that no float can hold.
+    """
+    return json.loads(raw, parse_int=_float, parse_float=_float, parse_constant=_float)
+
+
+def _float(written: str) -> float:
+    number = float(written)
+    if not math.isfinite(number):
+        raise ValueError("a number that no float can hold")
+    return number
 
 
 def _written(value: Any) -> str:

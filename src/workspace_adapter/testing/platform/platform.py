@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,7 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from .container import Container
@@ -150,9 +151,11 @@ class FakePlatform:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._portal.call(self._server.close)
-        self._ended.result()
-        self._thread.__exit__(None, None, None)
+        try:
+            self._portal.call(self._server.close)
+            self._ended.result()
+        finally:
+            self._thread.__exit__(None, None, None)
 
     async def _live(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         self._server = Server(self._app, self._port)
@@ -172,6 +175,11 @@ class FakePlatform:
     def _on_beat(self) -> None:
         self._proxy.beat()
         self._dispatcher.beat(self._tasks)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the platform itself has failed, such as over a container; leaving it says why."""
+        return self._ended.done()
 
     @property
     def url(self) -> str:
@@ -252,7 +260,10 @@ class FakePlatform:
             times: how many requests; ``None`` means until :meth:`recover`.
         """
         self._faults.set(fault, on, times)
-        self._portal.call(self._server.leave if fault.how is How.REFUSED else self._server.come_back)
+        if fault.how is How.REFUSED:
+            self._portal.call(self._server.leave)
+        else:
+            self._portal.call(self._server.come_back)
 
     def recover(self) -> None:
         """Answer properly again."""
@@ -317,4 +328,5 @@ class FakePlatform:
     # --- the server -----------------------------------------------------------------
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._desk.app if self._desk.serves(scope) else self._registry)(scope, receive, send)
+        with suppress(ClientDisconnect):  # before its request was complete
+            await (self._desk.app if self._desk.serves(scope) else self._registry)(scope, receive, send)

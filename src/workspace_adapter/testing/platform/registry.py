@@ -52,7 +52,6 @@ class Registry:
         org_id: demanded in ``X-Molecule-Org-Id`` where the platform demands it; ``None`` for none.
         reset: resets the connection of a client.
         on_beat: told of every heartbeat that was taken.
-        on_register: told of every registration that was taken.
     """
 
     def __init__(
@@ -66,8 +65,7 @@ class Registry:
         rate_limit: int,
         org_id: str | None,
         reset: Callable[[object], None],
-        on_beat: Callable[[], None] = lambda: None,
-        on_register: Callable[[Status], None] = lambda before: None,
+        on_beat: Callable[[], None],
     ) -> None:
         self._workspace_id = workspace_id
         self._row = row
@@ -78,7 +76,6 @@ class Registry:
         self._org_id = org_id
         self._reset = reset
         self._on_beat = on_beat
-        self._on_register = on_register
         self._lately: deque[float] = deque(maxlen=rate_limit)
         self._refused: tuple[str | None, int] = None, 0
         self._beat_at: float | None = None
@@ -173,7 +170,6 @@ class Registry:
             self._beat_at = None
         if same_life and row.draining_since is not None and entry.at - row.draining_since > _LOAD:
             self._complain(entry, "registered while it drains: it makes a URL known that is about to die")
-        before = row.status
         row.registered(body, entry.at)
         answer = {
             "status": "registered",
@@ -183,7 +179,6 @@ class Registry:
         if not self._tokens.any_live:
             answer["auth_token"] = self._tokens.mint()
             self._tokens.delivered = True
-        self._on_register(before)
         return JSONResponse(answer)
 
     def _heartbeat(self, entry: Received) -> Response:

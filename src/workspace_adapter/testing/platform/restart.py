@@ -100,13 +100,14 @@ class Restarts:
         url, now = self._row.url, time.monotonic()
         self._row.draining_since = now
         try:
-            async with httpx.AsyncClient(verify=False, trust_env=False, timeout=self._times.signal) as client:
-                answer = await client.post(
-                    f"{url}/signals/restart_pending",
-                    content=encode(restart_pending(self._workspace_id)),
-                    headers={"Content-Type": "application/json", "X-Restart-Signal": "true"},
-                )
-        except (httpx.HTTPError, httpx.InvalidURL):
+            with anyio.fail_after(self._times.signal):
+                async with httpx.AsyncClient(verify=False, trust_env=False, timeout=None) as client:
+                    answer = await client.post(
+                        f"{url}/signals/restart_pending",
+                        content=encode(restart_pending(self._workspace_id)),
+                        headers={"Content-Type": "application/json", "X-Restart-Signal": "true"},
+                    )
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL):
             self._row.draining_since = None
             self.signals.append(Signalled(now, None))
         else:

@@ -7,8 +7,16 @@ import struct
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import uvicorn
 from starlette.types import ASGIApp
+
+_KEPT_ALIVE = 120
+"""Seconds an idle connection is kept: clients that keep theirs for less meet no closed one."""
+
+
+_TICKS = 5
+"""Turns of the event loop within which a connection is accepted, or closed once it is reset."""
 
 
 class _Uvicorn(uvicorn.Server):
@@ -22,8 +30,21 @@ class _Uvicorn(uvicorn.Server):
         await self.asked_to_stop.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for listening in sockets or ():
-            listening.close()
+        for server in self.servers:
+            for listening in server.sockets:
+                server.get_loop().remove_reader(listening.fileno())
+        await _ticks()  # asyncio loses a connection whose server is closed while it is being accepted
+        for closing in (*self.servers, *(sockets or ())):
+            closing.close()
+        for connection in list(self.server_state.connections):
+            _reset(connection)
+        await _ticks()
+
+
+async def _ticks() -> None:
+    """Let the event loop do what it has begun."""
+    for _ in range(_TICKS):
+        await anyio.lowlevel.checkpoint()
 
 
 class Server:
@@ -42,16 +63,21 @@ class Server:
         self._uvicorn: _Uvicorn | None = None
         self._here = anyio.Event()
         self._here.set()
+        self._gone = anyio.Event()
+        self._gone.set()
         self._over = False
 
     async def run(self) -> None:
         """Serve until it is closed."""
+        listener: socket.socket | None = None
         try:
             while True:
                 await self._here.wait()
                 listener, self._listener = self._listener, None
-                if self._over or listener is None:
+                if self._over:
                     break
+                if listener is None:
+                    continue  # it left before it was there
                 self._uvicorn = _Uvicorn(
                     uvicorn.Config(
                         self._app,
@@ -60,20 +86,25 @@ class Server:
                         log_config=None,
                         access_log=False,
                         server_header=False,
+                        timeout_keep_alive=_KEPT_ALIVE,
                         ws="none",
                     )
                 )
+                self._gone = anyio.Event()
                 await self._uvicorn.serve(sockets=[listener])
+                self._gone.set()
         finally:
+            self._gone.set()
             self._place.close()
             if listener is not None:
                 listener.close()
 
-    def leave(self) -> None:
-        """Refuse connections from now on, and reset those that are open."""
+    async def leave(self) -> None:
+        """Refuse connections, and reset those that are open; return when that is done."""
         if self._here.is_set():
             self._here = anyio.Event()
             self._stop()
+            await self._gone.wait()
 
     def come_back(self) -> None:
         """Listen again."""
@@ -96,12 +127,9 @@ class Server:
     def _stop(self) -> None:
         if self._listener is not None:
             self._listener.close()
+            self._listener = None
         if self._uvicorn is not None:
-            for listening in getattr(self._uvicorn, "servers", ()):  # none before it has started
-                listening.close()
             self._uvicorn.asked_to_stop.set()
-            for connection in self._connections():
-                _reset(connection)
 
     def _connections(self) -> list[Any]:
         return list(self._uvicorn.server_state.connections) if self._uvicorn is not None else []

@@ -11,7 +11,7 @@ class Times:
     """The platform's own values; a test scales all of them at once."""
 
     beat: float = 10.0
-    """Longest between two beats of one life: a third more and the platform sees half of them too late."""
+    """Longest between two beats of one life: the platform takes any, but believes in young ones alone."""
     recent_heartbeat: float = 15.0
     """How young the last beat must be for the platform to believe that a workspace lives."""
     liveness: float = 180.0
