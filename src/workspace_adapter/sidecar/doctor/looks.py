@@ -30,6 +30,7 @@ from ..children import MARK
 from ..control.socket import ask
 from ..fence import fence
 from ..journal import Reader
+from ..journal.damage import told as noted_damage
 from ..journal.ownership import LOCK
 from ..journal.schema import FILE
 from ..mounts import mount_here
@@ -128,7 +129,9 @@ def settings(view: View) -> list[Finding]:
         ours, adapter = configure(view.environ, view.config)
     except SettingsError as error:
         todo = "correct it; README.md has every setting"
-        return [Finding(Status.BROKEN, problem, todo) for problem in error.problems]
+        # The start names the pairs that do not fit only once each setting can be read.
+        problems = dict.fromkeys((*error.problems, *view.settings.conflicts()))
+        return [Finding(Status.BROKEN, problem, todo) for problem in problems]
     classes = [type(ours)] + ([adapter.Settings] if adapter.Settings else [])
     known = {
         name
@@ -211,7 +214,15 @@ def journal(view: View) -> list[Finding]:
     try:
         with Reader.open(view.state_dir) as reader:
             turns = sum(reader.counts().values())
-            return [ok(f"the journal can be read: {turns} turns"), container.clock(reader.ran_back)]
+            findings = [ok(f"the journal can be read: {turns} turns"), container.clock(reader.ran_back)]
+        if (damage := noted_damage(path)) is not None:
+            findings.append(
+                warning(
+                    f"somebody found the journal damaged: {damage}",
+                    "restart the sidecar: its start saves what can be read, and moves the damaged file aside",
+                )
+            )
+        return findings
     except JournalDamaged as error:
         return [Finding(Status.BROKEN, str(error), "restart the sidecar")]
     except JournalError as error:
