@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from workspace_adapter.testing import ContractBroken, FakePlatform, Times
+from workspace_adapter.testing import ContractBroken, FakePlatform, Fault, Times
 
 from .workspace import BEAT, CARD, REGISTRATION, Sidecar
 
@@ -284,6 +284,25 @@ def test_a_beat_that_comes_late_is_noticed(sidecar: Sidecar, platform: FakePlatf
     sidecar.register(boot_id="a fourth life")
     sidecar.beat(boot_id="a fourth life")
     platform.assert_no_violations()
+
+
+def test_a_gap_that_is_the_platforms_own_is_not_held_against_the_workspace(
+    platform: FakePlatform, sidecar: Sidecar
+) -> None:
+    def be_away() -> None:
+        with platform.failing(Fault.refused()):
+            pass
+
+    def refuse() -> None:
+        sidecar.post("/registry/heartbeat", BEAT, authorization="Bearer of another life")
+
+    sidecar.register()
+    for spoil in (be_away, refuse):
+        sidecar.beat()
+        platform._registry._beat_at = platform.received[-1].at - 16
+        spoil()
+        sidecar.beat()
+        platform.assert_no_violations()
 
 
 def test_an_uptime_that_goes_back_is_noticed_within_one_life(

@@ -260,6 +260,7 @@ class FakePlatform:
             times: how many requests; ``None`` means until :meth:`recover`.
         """
         self._faults.set(fault, on, times)
+        self._registry.excuse()
         if fault.how is How.REFUSED:
             self._portal.call(self._server.leave)
         else:
@@ -268,6 +269,7 @@ class FakePlatform:
     def recover(self) -> None:
         """Answer properly again."""
         self._faults.set(None, "", None)
+        self._registry.excuse()
         self._portal.call(self._server.come_back)
 
     @contextmanager
@@ -292,7 +294,7 @@ class FakePlatform:
 
     def signal(self) -> None:
         """Send the signal alone, as before a restart that is declined; return at once."""
-        self._portal.start_task_soon(self.restarts.declined)
+        self._portal.start_task_soon(self.restarts.signal)
 
     def restart(self, *, button: bool = False) -> None:
         """Restart the workspace; return at once.

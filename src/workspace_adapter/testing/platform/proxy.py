@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 import anyio
@@ -248,7 +248,7 @@ class Proxy:
             return Outcome(status, content)
         told = parsed(content)
         error = told.get("error") if isinstance(told, dict) and status >= 400 else None
-        phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else str(status)
+        phrase = responses.get(status, str(status))
         return Outcome.of(status, {"error": error if isinstance(error, str) else phrase})
 
     async def _not_reached(self, body: Mapping[str, Any], caller: str | None, error: Exception) -> Outcome:

@@ -94,12 +94,18 @@ class Registry:
         fault = self._faults.take(entry.path)
         if fault is not None:
             entry.fault = fault.how
-            self._beat_at = None  # the gap that follows may be ours
+            self.excuse()
             if await self._fail(fault, request, receive, send):
                 return
         response = self._answer(call, entry)
         entry.status = response.status_code
+        if entry.status >= 300:
+            self.excuse()
         await response(scope, receive, send)
+
+    def excuse(self) -> None:
+        """Hold no gap before the next beat against the workspace: it may be the platform's doing."""
+        self._beat_at = None
 
     async def _fail(self, fault: Fault, request: Request, receive: Receive, send: Send) -> bool:
         """Play a fault; return whether that was all."""
@@ -167,7 +173,7 @@ class Registry:
         row, body = self._row, entry.body
         same_life = row.spoke(body.get("boot_id"))
         if not same_life:
-            self._beat_at = None
+            self.excuse()
         if same_life and row.draining_since is not None and entry.at - row.draining_since > _LOAD:
             self._complain(entry, "registered while it drains: it makes a URL known that is about to die")
         row.registered(body, entry.at)

@@ -91,10 +91,6 @@ class Restarts:
         """Restart as the button does: no signal, and nobody else learns that a restart runs."""
         self.tasks.start_soon(self._stop_and_start)
 
-    async def declined(self) -> None:
-        """Signal, and then find that there is no image to start: the workspace is left as it is."""
-        await self.signal()
-
     async def signal(self) -> None:
         """Say that a restart is pending; the answer changes nothing."""
         url, now = self._row.url, time.monotonic()
