@@ -74,7 +74,7 @@ async def test_when_no_restart_comes_the_work_goes_on_in_place(tmp_path: Path, a
     async with workspace(
         tmp_path,
         adapter,
-        WORKSPACE_RESTART_WINDOW="0.5",
+        WORKSPACE_RESTART_WINDOW="1",
         WORKSPACE_DRAIN_CAP="0.4",
         WORKSPACE_STOP_GRACE="0.4",
     ) as ws:
@@ -83,11 +83,12 @@ async def test_when_no_restart_comes_the_work_goes_on_in_place(tmp_path: Path, a
             callers.start_soon(caller.call)
             await ws.until_effect("slow-begun")
             assert (await ws.signal()).status_code == 200
+            await ws.until(lambda: "work goes on" in ws.logged(), "the gate")
+            deaf = await ws.signal()
+            assert deaf.status_code == 429, "the next unsigned signal is heard a window later"
         assert caller.reply is not None
         assert answer_of(caller.reply.json()) == "both"
         assert ws.lines() == ["slow-begun", "slow", "second"]
-        deaf = await ws.signal()
-        assert deaf.status_code == 429, "the next unsigned signal is heard a window later"
 
 
 async def test_at_the_cap_what_runs_is_named_and_goes_on(tmp_path: Path) -> None:
