@@ -389,7 +389,11 @@ class Sidecar:
         drainer = self._drainer
         drainer.reopen = sessions.start_what_may
         pulse, tracer = self._pulse, self._traces(journal)
-        teller = Teller(journal, patience=settings.notify_after, heard=self._is_heard, clock=journal.clock)
+        teller = None
+        if settings.platform_url is not None:
+            teller = Teller(
+                journal, patience=settings.notify_after, heard=self._is_heard, clock=journal.clock
+            )
 
         def changed() -> None:
             drainer.look()
@@ -406,7 +410,8 @@ class Sidecar:
             self._vitals.told(turn)
             if tracer is not None:
                 tracer.told(turn)
-            teller.ended(turn)
+            if teller is not None:
+                teller.ended(turn)
 
         if tracer is not None:
             sessions.place = tracer.place
@@ -443,8 +448,8 @@ class Sidecar:
             if tracer is not None:
                 rooms.start_soon(tracer.run)
             rooms.start_soon(self._open_door, journal, sessions, uploads)
-            if settings.platform_url is not None:
-                rooms.start_soon(self._tell_platform, settings.platform_url, teller, sessions)
+            if teller is not None:
+                rooms.start_soon(self._tell_platform, teller, sessions)
             if settings.initial_prompt is not None or settings.idle_prompt is not None:
                 rooms.start_soon(self._own_prompts(journal, sessions).run)
             await drainer.stopping.wait()
@@ -483,8 +488,10 @@ class Sidecar:
             self._pulse.start()
         await self._check()
 
-    async def _tell_platform(self, platform_url: str, teller: Teller, sessions: Sessions) -> None:
+    async def _tell_platform(self, teller: Teller, sessions: Sessions) -> None:
         """Say by ourselves what the platform, or its user, would otherwise not hear of."""
+        platform_url = self._settings.platform_url
+        assert platform_url is not None
         await self._room.opened()
         client = await anyio.to_thread.run_sync(
             partial(self._connect, platform_url, timeout=_PLATFORM_TIMEOUT), abandon_on_cancel=True

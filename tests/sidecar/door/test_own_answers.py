@@ -149,6 +149,16 @@ async def test_a_probe_is_told_what_runs_and_leaves_no_notice(door: Stage) -> No
     assert door.sessions.submitted == []
 
 
+async def test_only_who_names_itself_no_caller_is_the_user_of_the_canvas(tmp_path: Path) -> None:
+    signed = know_secret(tmp_path)
+    async with stage(tmp_path) as door:
+        for headers, canvas in ((signed, True), (signed | {"X-Workspace-ID": "alice"}, False)):
+            mine = message_that_waits() | {"metadata": {"source": "canvas_user"}, "messageId": str(canvas)}
+            params = {"message": mine, "configuration": {"blocking": False}}
+            assert "result" in (await door.rpc("message/send", params, headers=headers)).json()
+            assert door.journalled()[0].canvas is canvas
+
+
 async def test_other_turns_of_the_platform_run(door: Stage) -> None:
     nudge = {"kind": "inbox_nudge", "source_type": "self-nudge"}
     sent = await door.rpc(

@@ -184,7 +184,9 @@ class Door(RequestHandler):
             message=self._kept(sent, exchange),
             accepted_at=now,
             expires_at=None if expires_in is None else now + expires_in,
-            canvas=wire.from_canvas(call.params, sent.context_id, self._settings.workspace_id),
+            # The platform names no caller for its user, and a peer must not speak to that user through us.
+            canvas=exchange.caller is None
+            and wire.from_canvas(call.params, sent.context_id, self._settings.workspace_id),
         )
         # A caller who hangs up here must not leave a turn on disk that nobody starts.
         with anyio.CancelScope(shield=True):
