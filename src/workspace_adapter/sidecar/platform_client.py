@@ -302,6 +302,9 @@ def _left(until: float) -> float:
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "it took too long"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        told = _one_line(error.verify_message)
+        return f"its certificate is not trusted here ({told}): install its authority among the system's"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return _one_line(str(error)) or type(error).__name__
