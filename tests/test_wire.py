@@ -359,3 +359,63 @@ def test_our_own_platform_says_how_long_it_listens() -> None:
 def test_a_malformed_signal_is_refused(body: Any) -> None:
     with pytest.raises(wire.BadSignal):
         wire.parse_restart_signal(body)
+
+
+# --- what a workspace tells its platform --------------------------------------------------
+
+REGISTRATION = wire.Registration(
+    workspace_id="w", url="http://w:8000", agent_card={"name": "n"}, delivery_mode="push", boot_id="b"
+)
+HEARTBEAT = wire.Heartbeat(
+    workspace_id="w",
+    active_tasks=1001,
+    is_busy=True,
+    current_task="ü",
+    error_rate=0.25,
+    sample_error="e",
+    uptime_seconds=7,
+    runtime_state=wire.WEDGED,
+    capabilities=dict.fromkeys(wire.CAPABILITIES, False) | {"session": True},
+    idle_timeout_seconds=1800,
+    agent_card={"name": "n"},
+    observed_generation=3,
+    boot_id="b",
+    state="draining",
+    waiting=2,
+    version="1",
+)
+
+
+def test_what_one_half_says_the_other_reads() -> None:
+    assert wire.parse_registration(json.loads(json.dumps(REGISTRATION.as_json()))) == REGISTRATION
+    assert wire.parse_heartbeat(json.loads(json.dumps(HEARTBEAT.as_json()))) == HEARTBEAT
+    reply = wire.BeatReply(generation=1, queue_depth=0, max_concurrent_tasks=2, require_auth=False)
+    assert wire.parse_beat_reply(reply.as_json()) == reply
+
+
+def test_a_heartbeat_of_another_runtime_is_read_too() -> None:
+    beat = wire.parse_heartbeat(
+        {"workspace_id": "w", "active_tasks": 2, "uptime_seconds": 1.5, "is_busy": None}
+    )
+    assert (beat.active_tasks, beat.is_busy, beat.uptime_seconds, beat.boot_id) == (2, True, 1, "")
+    registration = wire.parse_registration({"id": "w", "agent_card": {"url": "http://w:8000/"}})
+    assert (registration.url, registration.delivery_mode) == ("http://w:8000", "push")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(None, [], "x", {}, {"workspace_id": ""}, {"workspace_id": 1}),
+        *({"workspace_id": "w", "active_tasks": value} for value in (True, 1.5, "1")),
+        *({"workspace_id": "w", **wrong} for wrong in ({"is_busy": 1}, {"runtime_metadata": []})),
+    ],
+)
+def test_a_heartbeat_that_is_none_is_refused(body: object) -> None:
+    with pytest.raises(wire.BadBody):
+        wire.parse_heartbeat(body)
+
+
+@pytest.mark.parametrize("nonsense", ["two", -1, 1.5, True, [], {}, None])
+def test_of_a_reply_what_makes_no_sense_counts_as_not_said(nonsense: object) -> None:
+    told = {"generation": nonsense, "queue_depth": nonsense, "max_concurrent_tasks": nonsense}
+    assert wire.parse_beat_reply({**told, "require_auth": "yes"}) == wire.BeatReply()
