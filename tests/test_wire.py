@@ -407,7 +407,8 @@ def test_a_heartbeat_of_another_runtime_is_read_too() -> None:
     [
         *(None, [], "x", {}, {"workspace_id": ""}, {"workspace_id": 1}),
         *({"workspace_id": "w", "active_tasks": value} for value in (True, 1.5, "1")),
-        *({"workspace_id": "w", **wrong} for wrong in ({"is_busy": 1}, {"runtime_metadata": []})),
+        {"workspace_id": "w", "is_busy": 1},
+        {"workspace_id": "w", "runtime_metadata": []},
     ],
 )
 def test_a_heartbeat_that_is_none_is_refused(body: object) -> None:
