@@ -105,7 +105,7 @@ async def test_an_idle_sidecar_has_loaded_what_the_a2a_sdk_needs_and_nothing_els
         await ws.start()
         told = re.findall(r"import time:\s+\d+ \|\s+\d+ \|\s+(\S+)", ws.logged())
     assert noticed(set(told)) == DOOR, WHAT_TO_DO
-    assert "workspace_adapter.sidecar.platform_client" not in told, "there is no platform"
+    assert "workspace_adapter.sidecar.platform.client" not in told, "there is no platform"
 
 
 @pytest.mark.parametrize("module", ["workspace_adapter.runtimes.claude", "workspace_adapter.cli"])
@@ -115,6 +115,6 @@ def test_a_vendor_sdk_waits_until_it_is_needed(module: str) -> None:
 
 def test_without_its_extra_the_metrics_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    monkeypatch.delitem(sys.modules, "workspace_adapter.sidecar.metrics", raising=False)
+    monkeypatch.delitem(sys.modules, "workspace_adapter.sidecar.telemetry.metrics", raising=False)
     with pytest.raises(MetricsMissing, match=r"workspace-adapter\[metrics\]"):
         serve._load_metrics()

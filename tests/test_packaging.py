@@ -58,8 +58,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
 ROOMS = {
     "runtimes": "claude",
     "testing": "test",
-    "sidecar/exporter.py": "otel",
-    "sidecar/metrics.py": "metrics",
+    "sidecar/telemetry/exporter.py": "otel",
+    "sidecar/telemetry/metrics.py": "metrics",
 }
 """Where an extra counts; the rest must run without any."""
 

@@ -1,6 +1,6 @@
 """What one heartbeat says, when it is due, and when the workspace registers.
 
-Told the time and what happened; ``sidecar/pulse.py`` is the moving half. All times are
+Told the time and what happened; ``sidecar/platform/pulse.py`` is the moving half. All times are
 monotonic seconds. ``chance`` is a random number of [0, 1), which keeps many workspaces
 from speaking at once.
 """

@@ -178,8 +178,8 @@ def _forget_down(
     options: argparse.Namespace, environ: Mapping[str, str], session_ids: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     from ..sidecar.adapters import build_adapter
-    from ..sidecar.configuration import read_configuration
     from ..sidecar.control.offline import forget
+    from ..sidecar.platform.configuration import read_configuration
 
     try:
         adapter = None if options.journal_only else build_adapter(environ, read_configuration(environ))

@@ -37,8 +37,8 @@ def declare(commands: Any) -> None:
 
 def _serve(options: argparse.Namespace, environ: MutableMapping[str, str]) -> int:
     from ..sidecar.adapters import configure
-    from ..sidecar.configuration import read_configuration
     from ..sidecar.logs import set_up
+    from ..sidecar.platform.configuration import read_configuration
     from ..sidecar.port import bind
 
     config = read_configuration(environ)
@@ -118,7 +118,7 @@ def _doctor(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _config(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ..sidecar.adapters import configure
-    from ..sidecar.configuration import read_configuration
+    from ..sidecar.platform.configuration import read_configuration
 
     config = read_configuration(environ)
     settings, adapter = configure(environ, config)

@@ -64,24 +64,24 @@ from .gate import Switch
 from .housekeeping import Housekeeping
 from .journal import BELIEVED, Journal, this_machine
 from .last_resort import LastResort
-from .lives import KEPT as LIVES
-from .lives import Lives
 from .mounts import mount_here
-from .own_prompts import OwnPrompts
-from .pulse import Pulse
-from .reporter import Reporter
-from .secret_file import Secrets
+from .platform.pulse import Pulse
+from .platform.reporter import Reporter
+from .platform.secret_file import Secrets
+from .platform.teller import Teller
+from .platform.vitals import VitalSigns
 from .sessions.lane import Bounds, Ground
+from .sessions.own_prompts import OwnPrompts
 from .sessions.sessions import Sessions
-from .tally import Tally
-from .teller import Teller
-from .tracer import Tracer
-from .vitals import VitalSigns
+from .telemetry.lives import KEPT as LIVES
+from .telemetry.lives import Lives
+from .telemetry.tally import Tally
+from .telemetry.tracer import Tracer
 
 if TYPE_CHECKING:
     from .door.door import Door
-    from .metrics import Metrics
-    from .platform_client import PlatformClient
+    from .platform.client import PlatformClient
+    from .telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ class Sidecar:
 
     def _connect(self, platform_url: str, *, timeout: float) -> PlatformClient:
         """Make a client of the platform; whoever stands alone never imports it."""
-        from .platform_client import PlatformClient
+        from .platform.client import PlatformClient
 
         return PlatformClient(
             platform_url=platform_url,
@@ -714,7 +714,7 @@ def _load_metrics() -> type[Metrics]:
         MetricsMissing: it is not installed.
     """
     try:
-        from .metrics import Metrics
+        from .telemetry.metrics import Metrics
     except ModuleNotFoundError as error:
         if error.name != "prometheus_client":
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ...settings import NO_FILE, Configuration, Settings, read, variables
-from ..configuration import read_configuration
+from ..platform.configuration import read_configuration
 from . import looks
 from .aside import Aside, Failed
 from .finding import Finding, Status, broken

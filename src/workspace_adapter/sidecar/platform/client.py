@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from .. import __version__
-from ..errors import PlatformError
+from ... import __version__
+from ...errors import PlatformError
 from .secret_file import SecretFile, Secrets, usable
 
 REPLY_LIMIT = 1 << 20

@@ -10,12 +10,12 @@ from functools import partial
 
 import anyio
 
-from ..errors import JournalUnavailable, PlatformError
-from ..telling import concerns_all, is_refusal, notification, retry_in
-from ..turns import TOLD, Turn
+from ...errors import JournalUnavailable, PlatformError
+from ...telling import concerns_all, is_refusal, notification, retry_in
+from ...turns import TOLD, Turn
+from ..insist import RETRY, insist
+from ..journal import Journal
 from .errand import errand
-from .insist import RETRY, insist
-from .journal import Journal
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
-from ..errors import PlatformError
+from ...errors import PlatformError
 
 
 async def errand(call: Callable[[], object]) -> None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from ..errors import PlatformError
-from ..heartbeat import Act, Identity, News, Pace, Rhythm, Vitals, Watch, heartbeat
-from ..wire import BeatReply, Registration, parse_beat_reply
+from ...errors import PlatformError
+from ...heartbeat import Act, Identity, News, Pace, Rhythm, Vitals, Watch, heartbeat
+from ...wire import BeatReply, Registration, parse_beat_reply
 
 if TYPE_CHECKING:
-    from .platform_client import PlatformClient
+    from .client import PlatformClient
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import anyio
 
-from ..errors import JournalUnavailable, Refused
-from ..settings import Settings
-from ..turns import INITIAL_PROMPT, Turn
-from ..wire import canvas_context, content_hash
-from .journal import Accepted, Journal, NewTurn, new_id
+from ...errors import JournalUnavailable, Refused
+from ...settings import Settings
+from ...turns import INITIAL_PROMPT, Turn
+from ...wire import canvas_context, content_hash
+from ..journal import Accepted, Journal, NewTurn, new_id
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from functools import partial
 
 import anyio
 
-from ..errors import PlatformError
-from ..telling import Work, activity_due, activity_line
+from ...errors import PlatformError
+from ...telling import Work, activity_due, activity_line
 from .errand import errand
 
 logger = logging.getLogger(__name__)

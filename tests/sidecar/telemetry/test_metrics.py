@@ -13,9 +13,9 @@ from workspace_adapter.sidecar.drainer import Drainer
 from workspace_adapter.sidecar.gate import Switch
 from workspace_adapter.sidecar.housekeeping import Housekeeping
 from workspace_adapter.sidecar.journal import Journal
-from workspace_adapter.sidecar.lives import Lives
-from workspace_adapter.sidecar.metrics import Metrics
-from workspace_adapter.sidecar.tally import Tally
+from workspace_adapter.sidecar.telemetry.lives import Lives
+from workspace_adapter.sidecar.telemetry.metrics import Metrics
+from workspace_adapter.sidecar.telemetry.tally import Tally
 
 
 def metrics() -> Metrics:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from ..errors import JournalError
-from ..resume import Resumption
-from ..traces import KEY, Attempt, Place, Span, spans
-from ..turns import ENDED, Turn
-from .boot import message_of
-from .fence import dispensable
-from .journal import Journal
-from .sessions.eventlog import BEGUN
+from ...errors import JournalError
+from ...resume import Resumption
+from ...traces import KEY, Attempt, Place, Span, spans
+from ...turns import ENDED, Turn
+from ..boot import message_of
+from ..fence import dispensable
+from ..journal import Journal
+from ..sessions.eventlog import BEGUN
 
 if TYPE_CHECKING:
     from .exporter import Exporter

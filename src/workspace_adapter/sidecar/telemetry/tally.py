@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..resume import Resumption, Verdict
-from ..turns import RESUME_PENDING, OutcomeKind, Turn
+from ...resume import Resumption, Verdict
+from ...turns import RESUME_PENDING, OutcomeKind, Turn
 from .durations import WORK, Durations
 
 

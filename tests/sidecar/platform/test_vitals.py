@@ -11,7 +11,7 @@ from workspace_adapter.events import TurnFinished
 from workspace_adapter.ledger import Ledger
 from workspace_adapter.sidecar.drainer import Drainer
 from workspace_adapter.sidecar.gate import UNWRITABLE, Switch
-from workspace_adapter.sidecar.vitals import VitalSigns
+from workspace_adapter.sidecar.platform.vitals import VitalSigns
 
 
 class Moody(RuntimeAdapter):

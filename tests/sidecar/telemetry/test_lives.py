@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from workspace_adapter.sidecar.lives import Lives
+from workspace_adapter.sidecar.telemetry.lives import Lives
 
 
 def after(*stopped: bool) -> Lives:

@@ -25,8 +25,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from .. import __version__
-from ..traces import Place, Span
+from ... import __version__
+from ...traces import Place, Span
 
 _SERVICE = "workspace-adapter"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..settings import NO_FILE, Configuration, Settings, read, variables
+from ...settings import NO_FILE, Configuration, Settings, read, variables
 
 if TYPE_CHECKING:
     import yaml

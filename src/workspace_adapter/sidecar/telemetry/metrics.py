@@ -17,23 +17,23 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from ..drain import DrainState
-from ..errors import JournalError
-from ..ledger import Ledger
-from ..resume import Resumption
-from ..settings import Settings
-from ..turns import OutcomeKind
-from .app import Scraped
-from .children import alive
-from .door.waiting import WaitingRoom
-from .drainer import CLOSED_BY, Drainer
+from ...drain import DrainState
+from ...errors import JournalError
+from ...ledger import Ledger
+from ...resume import Resumption
+from ...settings import Settings
+from ...turns import OutcomeKind
+from ..app import Scraped
+from ..children import alive
+from ..door.waiting import WaitingRoom
+from ..drainer import CLOSED_BY, Drainer
+from ..gate import UNWRITABLE, Switch
+from ..housekeeping import Housekeeping
+from ..journal import Journal
+from ..platform.pulse import Pulse
+from ..sessions.sessions import Sessions
 from .durations import Durations
-from .gate import UNWRITABLE, Switch
-from .housekeeping import Housekeeping
-from .journal import Journal
 from .lives import Lives
-from .pulse import Pulse
-from .sessions.sessions import Sessions
 from .tally import Tally
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..adapter import RuntimeAdapter
-from ..drain import DrainState
-from ..errors import AdapterError, ContractBroken
-from ..heartbeat import TEXT_LIMIT, Ended, Ends, Vitals
-from ..ledger import Ledger
-from ..turns import Outcome, OutcomeKind, Turn
-from .drainer import Drainer
-from .fence import fence
-from .gate import Switch
+from ...adapter import RuntimeAdapter
+from ...drain import DrainState
+from ...errors import AdapterError, ContractBroken
+from ...heartbeat import TEXT_LIMIT, Ended, Ends, Vitals
+from ...ledger import Ledger
+from ...turns import Outcome, OutcomeKind, Turn
+from ..drainer import Drainer
+from ..fence import fence
+from ..gate import Switch
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from workspace_adapter.errors import PlatformError
-from workspace_adapter.sidecar.reporter import Reporter
+from workspace_adapter.sidecar.platform.reporter import Reporter
 from workspace_adapter.telling import Doing, Work
 
 BUSY = Work(

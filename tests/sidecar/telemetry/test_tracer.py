@@ -11,10 +11,10 @@ import anyio
 import pytest
 
 from workspace_adapter.sidecar.journal import Journal, NewEvent
-from workspace_adapter.sidecar.tracer import Tracer
+from workspace_adapter.sidecar.telemetry.tracer import Tracer
 from workspace_adapter.turns import State
 
-from .journal.made import NOW, RETRYABLE, answered, running, started
+from ..journal.made import NOW, RETRYABLE, answered, running, started
 
 NOWHERE = "http://127.0.0.1:9/v1/traces"
 MODULE = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -22,7 +22,7 @@ MODULE = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
-    monkeypatch.delitem(sys.modules, "workspace_adapter.sidecar.exporter", raising=False)
+    monkeypatch.delitem(sys.modules, "workspace_adapter.sidecar.telemetry.exporter", raising=False)
 
 
 def with_a_variable_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

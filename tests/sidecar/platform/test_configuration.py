@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from workspace_adapter.settings import Configuration, Settings, left_out
-from workspace_adapter.sidecar.configuration import read_configuration
+from workspace_adapter.sidecar.platform.configuration import read_configuration
 
 AS_THE_PLATFORM_RENDERS_IT = """\
 name: "Ada: the \\"first\\""  # a comment

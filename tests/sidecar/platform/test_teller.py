@@ -14,10 +14,10 @@ import pytest
 from workspace_adapter import telling
 from workspace_adapter.errors import PlatformError
 from workspace_adapter.sidecar.journal import Journal
-from workspace_adapter.sidecar.teller import Teller
+from workspace_adapter.sidecar.platform.teller import Teller
 from workspace_adapter.turns import Outcome, OutcomeKind, State, Turn
 
-from .journal.made import accept, message, started
+from ..journal.made import accept, message, started
 
 PATIENCE = 0.05
 

@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from workspace_adapter.heartbeat import Identity, Pace, Vitals
-from workspace_adapter.sidecar.platform_client import PlatformClient
-from workspace_adapter.sidecar.pulse import LAST_BEAT, Pulse
+from workspace_adapter.sidecar.platform.client import PlatformClient
+from workspace_adapter.sidecar.platform.pulse import LAST_BEAT, Pulse
 from workspace_adapter.testing import FakePlatform
 from workspace_adapter.testing.platform import Fault
 

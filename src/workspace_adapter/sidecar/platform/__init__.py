@@ -1,0 +1,1 @@
+"""What passes between the workspace and its platform, beside the messages."""
