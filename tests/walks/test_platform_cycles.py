@@ -17,7 +17,7 @@ from workspace_adapter.testing.platform.answers import answer_text, parsed
 from workspace_adapter.turns import State, Turn
 
 from .askers import Askers
-from .workspace import ENDS, Workspace, answer_of, workspace
+from .workspace import DEADLINE, ENDS, Workspace, answer_of, workspace
 
 CYCLES = int(os.environ.get("WORKSPACE_TEST_CYCLES", "100"))
 SCALE = 0.02
@@ -89,6 +89,15 @@ async def cycle(ws: Workspace, platform: FakePlatform, rng: random.Random) -> No
             continue
         await ws.until(lambda: len(restarts.contexts) > told, "the restart context's end")  # noqa: B023
         await anyio.sleep(rng.expovariate(1 / 0.08))
+        if rng.random() < 0.25:
+            await some_work(platform)
+
+
+async def some_work(platform: FakePlatform) -> None:
+    """Let the queue be emptied for a while: else it only ever grows."""
+    with anyio.move_on_after(0.6):
+        while platform.queue.due(time.monotonic()):
+            await anyio.sleep(0.02)
 
 
 async def quiet(ws: Workspace, platform: FakePlatform) -> None:
@@ -102,6 +111,7 @@ async def quiet(ws: Workspace, platform: FakePlatform) -> None:
         heard = turn.delivered_at is not None or turn.notified_at is not None
         return turn.state is State.ANSWERED and (heard or not turn.canvas)
 
+    ws.patience = 6 * DEADLINE  # on a busy machine much has piled up
     await ws.until_ready()
     await ws.until(lambda: not platform.queue.due(time.monotonic()), "the end of the queue")
     await ws.until(lambda: not unfinished(), "the end of every turn, told to somebody where a person asked")
@@ -135,8 +145,10 @@ async def judge(ws: Workspace, platform: FakePlatform, askers: Askers) -> None:
     assert [i for i, answer in answers.items() if answer != asked[i].expected] == []
     lost = [one for one in askers.asked if one.answer is None]
     kept = sum(one.message_id in answers for one in lost)
-    for one in lost:
-        assert answer_of(await ws.ask_until_answered(one.envelope)) == one.expected
+    async with httpx.AsyncClient(base_url=ws.url, timeout=DEADLINE, verify=False) as client:
+        for one in lost:
+            again = await client.post("/", json=one.envelope)
+            assert answer_of(again.json()) == one.expected
     # Each effect once, but those whose outcome nobody knew, as the agent was told.
     effects = Counter(ws.lines())
     assert {effect for one in askers.asked for effect in one.effects} <= effects.keys()
@@ -144,7 +156,7 @@ async def judge(ws: Workspace, platform: FakePlatform, askers: Askers) -> None:
     assert twice - ws.told_unknown() == set(), "an effect came twice, and nobody had been told"
     report(platform, askers, kept)
     assert contexts > CYCLES / 2
-    assert len(askers.asked) > 2 * CYCLES
+    assert len(askers.asked) > CYCLES
 
 
 def report(platform: FakePlatform, askers: Askers, kept: int) -> None:
