@@ -336,6 +336,13 @@ async def test_the_turn_before_is_the_one_before_in_the_same_session(journal: Jo
     assert journal.previous_in_session(second) is None
 
 
+async def test_what_the_workspace_answered_itself_stands_between_no_two_turns(journal: Journal) -> None:
+    first = await answered(journal, "m1")
+    await journal.answer_at_once(message("n1"), answer="noted", notice="A is set", limit_bytes=1 << 40)
+    second = (await accept(journal, message("m2"))).turn
+    assert journal.previous_in_session(second) == first
+
+
 async def test_text_that_is_not_unicode_is_stored_as_well_as_it_can_be_and_never_stops_the_writer(
     journal: Journal,
 ) -> None:

@@ -218,3 +218,11 @@ async def test_who_no_longer_owns_the_journal_writes_nothing_anew(journal: Journ
         other.execute("UPDATE owner SET boot_id = 'other'")
     with pytest.raises(JournalTaken):
         await journal.drive_out()
+
+
+async def test_a_notice_is_forgotten_with_its_session_though_a_later_turn_stays(journal: Journal) -> None:
+    noted = await journal.answer_at_once(message("n"), answer="noted", notice=NEEDLE, limit_bytes=1 << 40)
+    await accept(journal, message("later"))
+    await journal.forget("session", through=noted.turn.seq)
+    assert journal.notice("session") is None
+    assert len(journal.turns()) == 1
