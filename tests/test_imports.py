@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from workspace_adapter.sidecar import serve
 from workspace_adapter.sidecar.app import MetricsMissing
+from workspace_adapter.sidecar.telemetry import scrape
 
 from .walks.workspace import workspace
 
@@ -117,4 +117,4 @@ def test_without_its_extra_the_metrics_say_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.delitem(sys.modules, "workspace_adapter.sidecar.telemetry.metrics", raising=False)
     with pytest.raises(MetricsMissing, match=r"workspace-adapter\[metrics\]"):
-        serve._load_metrics()
+        scrape._load()

@@ -7,7 +7,7 @@ scrapes has neither. The rooms know nothing of metrics; a few keep durations.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -17,24 +17,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from ... import __version__
 from ...drain import DrainState
 from ...errors import JournalError
-from ...ledger import Ledger
 from ...resume import Resumption
-from ...settings import Settings
 from ...turns import OutcomeKind
 from ..app import Scraped
 from ..children import alive
-from ..door.waiting import WaitingRoom
-from ..drainer import CLOSED_BY, Drainer
-from ..gate import UNWRITABLE, Switch
-from ..housekeeping import Housekeeping
+from ..drainer import CLOSED_BY
+from ..gate import UNWRITABLE
 from ..journal import Journal
 from ..platform.pulse import Pulse
-from ..sessions.sessions import Sessions
+from ..standing import Standing
 from .durations import Durations
-from .lives import Lives
-from .tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -43,52 +38,10 @@ _FRESH = 0.25
 
 
 class Metrics(Collector):
-    """The workspace as a scraper sees it, in a registry of its own.
+    """The workspace as a scraper sees it, in a registry of its own."""
 
-    Args:
-        info: what tells this life from others, as labels.
-        started: when the process started, in UTC epoch seconds.
-        ready: whether messages are accepted.
-        state: ``booting``, then the drain's.
-        opened_after: seconds from the start until the door opened; ``None`` before.
-    """
-
-    def __init__(
-        self,
-        *,
-        settings: Settings,
-        info: Mapping[str, str],
-        started: float,
-        ready: Callable[[], bool],
-        state: Callable[[], str],
-        opened_after: Callable[[], float | None],
-        ledger: Ledger,
-        switch: Switch,
-        drainer: Drainer,
-        room: WaitingRoom,
-        housekeeping: Housekeeping,
-        tally: Tally,
-        lives: Callable[[], Lives],
-        pulse: Pulse | None,
-    ) -> None:
-        self._settings = settings
-        self._info = info
-        self._started = started
-        self._ready = ready
-        self._state = state
-        self._opened_after = opened_after
-        self._ledger = ledger
-        self._switch = switch
-        self._drainer = drainer
-        self._room = room
-        self._housekeeping = housekeeping
-        self._tally = tally
-        self._lives = lives
-        self._pulse = pulse
-        self.journal: Journal | None = None
-        """Once it is open."""
-        self.sessions: Sessions | None = None
-        """Once there are any."""
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
         self._children = 0
         self._one_by_one = anyio.Lock()
         self._told: tuple[float, Scraped | None] = (0.0, None)
@@ -101,8 +54,8 @@ class Metrics(Collector):
         async with self._one_by_one:
             at, scraped = self._told
             if scraped is None or anyio.current_time() - at >= _FRESH:
-                if self.journal is not None:
-                    self._children = await anyio.to_thread.run_sync(alive, self.journal)
+                if self._standing.journal is not None:
+                    self._children = await anyio.to_thread.run_sync(alive, self._standing.journal)
                 scraped = Scraped(generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4)
                 self._told = anyio.current_time(), scraped
             return scraped
@@ -112,29 +65,36 @@ class Metrics(Collector):
         yield from self._workspace()
         yield from self._turns()
         yield from self._limits()
-        if self._pulse is not None:
-            yield from _platform(self._pulse)
-        if self.journal is not None:
+        if self._standing.pulse is not None:
+            yield from _platform(self._standing.pulse)
+        if self._standing.journal is not None:
             yield from self._kept()
-            yield from self._writes(self.journal)
+            yield from self._writes(self._standing.journal)
             try:
-                yield from list(_on_disk(self.journal))
+                yield from list(_on_disk(self._standing.journal))
             except JournalError as error:
                 logger.info("scraped without what is on disk: %s", error)
 
     # --- what there is ----------------------------------------------------------------
 
     def _workspace(self) -> Iterator[Metric]:
+        standing = self._standing
+        who = {
+            "workspace_id": standing.settings.workspace_id,
+            "version": __version__,
+            "adapter": standing.adapter.name,
+            "boot_id": standing.boot_id,
+        }
         info = GaugeMetricFamily(
-            f"{_PREFIX}info", "Which workspace, version and life this is; always 1.", labels=list(self._info)
+            f"{_PREFIX}info", "Which workspace, version and life this is; always 1.", labels=list(who)
         )
-        info.add_metric(list(self._info.values()), 1)
+        info.add_metric(list(who.values()), 1)
         yield info
-        yield _gauge("start_time_seconds", "When this life began, in UTC epoch seconds.", self._started)
-        if (seconds := self._opened_after()) is not None:
+        yield _gauge("start_time_seconds", "When this life began, in UTC epoch seconds.", standing.began_at)
+        if (seconds := standing.opened_after) is not None:
             yield _gauge("boot_seconds", "From this life's beginning until messages were accepted.", seconds)
-        yield _gauge("ready", "1 while messages are accepted.", self._ready())
-        now = self._state()
+        yield _gauge("ready", "1 while messages are accepted.", standing.ready()[0])
+        now = standing.state()
         yield _gauges(
             "state",
             "1 for the state that the workspace is in.",
@@ -143,13 +103,13 @@ class Metrics(Collector):
         yield _gauges(
             "gate_closed",
             "1 for who holds the gate closed: while anybody does, no tool call and no turn starts.",
-            ("by", {who: who in self._switch.closed_by for who in (CLOSED_BY, UNWRITABLE)}),
+            ("by", {who: who in standing.switch.closed_by for who in (CLOSED_BY, UNWRITABLE)}),
         )
 
     def _turns(self) -> Iterator[Metric]:
-        tally = self._tally
-        yield _gauge("active_tasks", "Turns that a runtime works on.", len(self._ledger))
-        yield _gauge("held_callers", "Requests that are held open.", len(self._room))
+        tally = self._standing.tally
+        yield _gauge("active_tasks", "Turns that a runtime works on.", len(self._standing.ledger))
+        yield _gauge("held_callers", "Requests that are held open.", len(self._standing.room))
         yield _counters(
             "attempts",
             "Attempts begun, by how.",
@@ -167,7 +127,9 @@ class Metrics(Collector):
             "From an interrupted attempt's last sign of life to the start of the next one.",
             tally.resumed,
         )
-        runtimes = list(self.sessions.runtimes().values()) if self.sessions is not None else []
+        runtimes = (
+            list(self._standing.sessions.runtimes().values()) if self._standing.sessions is not None else []
+        )
         yield _gauges(
             "sessions",
             "Sessions whose runtime is open and idle, or runs a turn.",
@@ -176,28 +138,39 @@ class Metrics(Collector):
         yield _gauge("children", "Processes of the runtimes, and of the tools they run.", self._children)
 
     def _limits(self) -> Iterator[Metric]:
+        settings = self._standing.settings
         for name, setting, limit in (
-            ("active_tasks_limit", "WORKSPACE_MAX_CONCURRENT_TURNS", self._settings.max_concurrent_turns),
-            ("held_callers_limit", "WORKSPACE_HELD_LIMIT", self._settings.held_limit),
-            ("inbox_limit", "WORKSPACE_INBOX_LIMIT", self._settings.inbox_limit),
-            ("journal_limit_bytes", "WORKSPACE_JOURNAL_LIMIT_BYTES", self._settings.journal_limit_bytes),
+            (
+                "active_tasks_limit",
+                "WORKSPACE_MAX_CONCURRENT_TURNS",
+                settings.max_concurrent_turns,
+            ),
+            ("held_callers_limit", "WORKSPACE_HELD_LIMIT", settings.held_limit),
+            ("inbox_limit", "WORKSPACE_INBOX_LIMIT", settings.inbox_limit),
+            (
+                "journal_limit_bytes",
+                "WORKSPACE_JOURNAL_LIMIT_BYTES",
+                settings.journal_limit_bytes,
+            ),
         ):
             yield _gauge(name, f"{setting}.", limit)
 
     def _kept(self) -> Iterator[Metric]:
         """Counters that go on from life to life: a zero before they are read would look like a reset."""
-        lives = self._lives()
+        lives = self._standing.lives
         yield _counters(
             "restarts",
             "Starts of this workspace, its first left out, by how the life before ended.",
             ("after", {"stop": lives.stopped, "cut": lives.cut}),
         )
         yield _histogram(
-            "drain_seconds", "From a drain's beginning to its acknowledgement.", self._drainer.took
+            "drain_seconds", "From a drain's beginning to its acknowledgement.", self._standing.drainer.took
         )
 
     def _writes(self, journal: Journal) -> Iterator[Metric]:
-        yield _gauge("journal_writable", "1 while the journal can be written.", self._housekeeping.healthy)
+        yield _gauge(
+            "journal_writable", "1 while the journal can be written.", self._standing.housekeeping.healthy
+        )
         yield _gauge(
             "journal_salvaged",
             "1 where this life found the journal damaged and saved what it could.",
