@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 import anyio
@@ -43,6 +44,8 @@ class Agent:
         self.there = True
         self.beats = True
         """Whether it registers and beats when it is started."""
+        self.may_stop = Event()
+        self.may_stop.set()
         self.reply: Callable[[dict[str, Any]], Answer] = echo
         self.heard: list[tuple[float, str, bytes, dict[str, str]]] = []
         self.lives: list[float] = []
@@ -74,6 +77,7 @@ class Agent:
     # --- the container --------------------------------------------------------------
 
     def stop(self) -> None:
+        self.may_stop.wait(10)
         self.there = False
         self._call(self.server.leave)
 

@@ -133,7 +133,15 @@ def test_a_workspace_without_an_address_has_its_messages_queued(tmp_path: Path) 
 
 def test_what_is_no_message_is_refused(tmp_path: Path) -> None:
     with stage(tmp_path) as (_, agent, _, client):
-        for content in (b"{", b"[]", b'{"method":"message/send","params":{"message":{"content":5}}}'):
+        wrong = (
+            b"{",
+            b"[]",
+            b"[" * 900 + b"]" * 900,
+            b'{"a":' * 900 + b"1" + b"}" * 900,
+            b'{"method":"message/send","params":{"message":{"content":5}}}',
+            b'{"method":"message/send","params":{"message":{"parts":5}}}',
+        )
+        for content in wrong:
             assert client.post("/workspaces/ws-test/a2a", content=content).status_code == 400
         assert client.post("/workspaces/ws-test/a2a", content=b" " * (16 << 20) + b"{}").status_code == 413
         assert agent.heard == []

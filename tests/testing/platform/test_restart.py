@@ -55,9 +55,13 @@ def test_the_button_sends_no_signal(tmp_path: Path) -> None:
 
 
 def test_many_requests_make_two_cycles_and_early_ones_none(tmp_path: Path) -> None:
-    with stage(tmp_path, times=Times(debounce=6000)) as (platform, _, _, client):
-        for _ in range(5):
+    with stage(tmp_path, times=Times(debounce=6000)) as (platform, agent, _, client):
+        agent.may_stop.clear()
+        platform.restart()
+        platform.until(lambda: platform.row.restarting, "the first cycle")
+        for _ in range(4):
             platform.restart()
+        agent.may_stop.set()
         platform.until(lambda: len(platform.restarts.contexts) == 2, "the cycles")
         assert platform.restarts.cycles == 2
         client.post("/admin/workspaces/ws-test/restart")

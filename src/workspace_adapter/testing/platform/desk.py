@@ -17,7 +17,7 @@ from starlette.types import Scope
 from .answers import parsed
 from .delegations import Delegation, Delegations
 from .envelope import SYSTEM, message_of
-from .gojson import decode
+from .gojson import decode, encode
 from .proxy import Outcome, Proxy
 from .queue import Item, ItemState, Queue
 from .restart import Restarts
@@ -85,6 +85,7 @@ class Desk:
             return JSONResponse(told, 413)
         if not isinstance(body := decode(raw), dict):
             return JSONResponse({"error": "invalid request body"}, 400)
+        encode(body)  # here what is nested too deeply is still the caller's error
         if caller is not None:
             return _response(await self._detached(self._send(body, caller)))
         with anyio.move_on_after(self._times.canvas):
@@ -182,7 +183,7 @@ def _guarded(
     async def endpoint(request: Request) -> Response:
         try:
             return await verb(request)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return JSONResponse({"error": "invalid request body"}, 400)
 
     return endpoint

@@ -22,7 +22,7 @@ def normalised(sent: Mapping[str, Any], *, canvas_of: str | None) -> dict[str, A
         canvas_of: the workspace's id where the caller is a person's canvas.
 
     Raises:
-        Unusable: the message has neither parts nor content.
+        Unusable: the message has neither parts nor content, or parts that are no list.
     """
     body = dict(sent)
     if "jsonrpc" not in body:
@@ -43,6 +43,8 @@ def normalised(sent: Mapping[str, Any], *, canvas_of: str | None) -> dict[str, A
             message["parts"] = content
         else:
             raise Unusable("params.message has neither parts nor content")
+    if not isinstance(message["parts"], list):
+        raise Unusable("params.message.parts is not a list")
     message["parts"] = [_part(part) for part in message["parts"]]
     if canvas_of is not None and not message.get("contextId"):
         message["contextId"] = canvas_context(canvas_of)
