@@ -155,7 +155,7 @@ def test_the_endpoints_are_those_of_the_edge() -> None:
 
 def test_what_readyz_says_is_what_the_code_says() -> None:
     listed = {code(row[0])[0] for row in rows("not ready")}
-    ready = (SOURCE / "sidecar" / "standing.py").read_text()
+    ready = (SOURCE / "sidecar" / "telemetry" / "standing.py").read_text()
     assert set(re.findall(r"return False, \"(.*?)\"", ready)) == listed
     assert len(listed) == 4
 

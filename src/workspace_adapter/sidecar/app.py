@@ -21,7 +21,7 @@ from ..wire import BadSignal, RestartSignal, parse_restart_signal, rpc_error, rp
 from .door import edge
 from .door.card import etag
 from .drainer import SignalTooSoon
-from .platform.secret_file import Secrets
+from .secret_file import Secrets
 
 _CARD_MAX_AGE = 60
 """Seconds. A restart may change the card."""

@@ -13,9 +13,9 @@ from ..errors import JournalUnavailable
 from ..ledger import Ledger
 from ..turns import TOLD, State
 from ..wire import RestartSignal
+from .durations import WAITS, Durations
 from .gate import Switch
 from .journal import Journal
-from .telemetry.durations import WAITS, Durations
 
 logger = logging.getLogger(__name__)
 

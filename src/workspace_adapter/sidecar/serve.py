@@ -60,17 +60,17 @@ from .journal import BELIEVED, Journal, this_machine
 from .last_resort import LastResort
 from .mounts import mount_here
 from .platform.link import Link
-from .platform.secret_file import Secrets
 from .platform.vitals import VitalSigns
 from .runtime_check import RuntimeCheck
+from .secret_file import Secrets
 from .server import Server
 from .sessions.lane import Bounds, Ground
 from .sessions.own_prompts import OwnPrompts
 from .sessions.sessions import Sessions
-from .standing import Standing
 from .telemetry.lives import KEPT as LIVES
 from .telemetry.lives import Lives
 from .telemetry.scrape import Scrape
+from .telemetry.standing import Standing
 from .telemetry.tally import Tally
 from .telemetry.tracer import Tracer
 

@@ -27,7 +27,7 @@ from workspace_adapter.sidecar.door.parts import Uploads
 from workspace_adapter.sidecar.door.waiting import WaitingRoom
 from workspace_adapter.sidecar.drainer import SignalTooSoon
 from workspace_adapter.sidecar.journal import Journal, NewEvent
-from workspace_adapter.sidecar.platform.secret_file import Secrets
+from workspace_adapter.sidecar.secret_file import Secrets
 from workspace_adapter.telling import Work
 from workspace_adapter.turns import ENDED, Outcome, OutcomeKind, State, Turn
 from workspace_adapter.wire import RestartSignal

@@ -15,7 +15,7 @@ from workspace_adapter import __version__
 from workspace_adapter.sidecar.door import edge
 from workspace_adapter.sidecar.door.bearer import Bearer, judge
 from workspace_adapter.sidecar.door.refusal import restarting
-from workspace_adapter.sidecar.platform.secret_file import Secrets
+from workspace_adapter.sidecar.secret_file import Secrets
 
 from .stage import (
     DEADLINE,

@@ -14,7 +14,7 @@ import pytest
 
 from workspace_adapter.errors import PlatformError
 from workspace_adapter.sidecar.platform.client import REPLY_LIMIT, PlatformClient
-from workspace_adapter.sidecar.platform.secret_file import Secrets
+from workspace_adapter.sidecar.secret_file import Secrets
 
 PATIENCE = 0.5
 """Seconds one exchange may take here."""

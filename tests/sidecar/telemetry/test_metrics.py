@@ -15,9 +15,9 @@ from workspace_adapter.sidecar.gate import Switch
 from workspace_adapter.sidecar.housekeeping import Housekeeping
 from workspace_adapter.sidecar.journal import Journal
 from workspace_adapter.sidecar.runtime_check import RuntimeCheck
-from workspace_adapter.sidecar.standing import Standing
 from workspace_adapter.sidecar.telemetry.lives import Lives
 from workspace_adapter.sidecar.telemetry.metrics import Metrics
+from workspace_adapter.sidecar.telemetry.standing import Standing
 from workspace_adapter.sidecar.telemetry.tally import Tally
 
 

@@ -34,7 +34,7 @@ from ..journal.damage import told as noted_damage
 from ..journal.ownership import LOCK
 from ..journal.schema import FILE
 from ..mounts import mount_here
-from ..platform.secret_file import INBOUND, TOKEN, SecretFile
+from ..secret_file import INBOUND, TOKEN, SecretFile
 from . import container, disk, network
 from .asking import NoAnswer, get
 from .finding import Finding, Status, broken, ok, skipped, warning

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from enum import StrEnum
 
-from ..platform.secret_file import SecretFile
+from ..secret_file import SecretFile
 
 
 class Bearer(StrEnum):

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...settings import Settings
-from ..platform.secret_file import SecretFile, Secrets
+from ..secret_file import SecretFile, Secrets
 from .bearer import Bearer, judge
 from .envelope import Call, read_json, request_id_of, rest_call, rpc_call
 from .refusal import (

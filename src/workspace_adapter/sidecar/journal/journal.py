@@ -20,7 +20,7 @@ import anyio.to_thread
 from ...errors import JournalError, JournalUnavailable
 from ...events import SessionHandle, ToolCall
 from ...turns import Notice, Outcome, State, Turn
-from ..telemetry.durations import Durations
+from ..durations import Durations
 from . import ownership, salvage, schema, verbs
 from .blobs import INLINE_LIMIT, Blobs, Body
 from .checkpoints import Checkpoints

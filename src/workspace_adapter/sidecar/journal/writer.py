@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import JournalError, JournalTaken, JournalUnavailable, WorkspaceAdapterError
-from ..telemetry.durations import MOMENTS, Durations
+from ..durations import MOMENTS, Durations
 from .blobs import Blobs
 from .checkpoints import LOG_LIMIT, Checkpoints
 from .damage import Suspicion, Unreadable, shows_damage

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from ... import __version__
 from ...errors import PlatformError
-from .secret_file import SecretFile, Secrets, usable
+from ..secret_file import SecretFile, Secrets, usable
 
 REPLY_LIMIT = 1 << 20
 """Bytes of a reply that are read."""

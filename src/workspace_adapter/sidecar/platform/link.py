@@ -16,9 +16,9 @@ from ...settings import Settings
 from ...telling import Work
 from ...turns import Turn
 from ..journal import Journal
+from ..secret_file import Secrets
 from .pulse import Pulse
 from .reporter import Reporter
-from .secret_file import Secrets
 from .teller import Teller
 from .vitals import VitalSigns
 

@@ -25,11 +25,11 @@ from ...turns import OutcomeKind
 from ..app import Scraped
 from ..children import alive
 from ..drainer import CLOSED_BY
+from ..durations import Durations
 from ..gate import UNWRITABLE
 from ..journal import Journal
 from ..platform.pulse import Pulse
-from ..standing import Standing
-from .durations import Durations
+from .standing import Standing
 
 logger = logging.getLogger(__name__)
 

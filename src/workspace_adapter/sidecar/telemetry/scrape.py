@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 
 from ..app import MetricsMissing, Scraped
-from ..standing import Standing
+from .standing import Standing
 
 if TYPE_CHECKING:
     from .metrics import Metrics

@@ -6,7 +6,7 @@ from collections import Counter
 
 from ...resume import Resumption, Verdict
 from ...turns import RESUME_PENDING, OutcomeKind, Turn
-from .durations import WORK, Durations
+from ..durations import WORK, Durations
 
 
 class Tally:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from workspace_adapter.sidecar.platform.secret_file import MAX_LENGTH, Secrets
+from workspace_adapter.sidecar.secret_file import MAX_LENGTH, Secrets
 
-from ...conftest import require
+from ..conftest import require
 
 
 def test_what_is_kept_is_read_again_in_another_life(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path: Path) -> Non
 UNREADABLE = """
 import os
 from pathlib import Path
-from workspace_adapter.sidecar.platform.secret_file import Secrets
+from workspace_adapter.sidecar.secret_file import Secrets
 if os.geteuid() == 0:  # who is root reads everything
     os.chown(".", 65534, 65534)
     os.setgroups([])
@@ -126,7 +126,7 @@ KEEP = """
 import os, sys
 from pathlib import Path
 os.umask(0)
-from workspace_adapter.sidecar.platform.secret_file import Secrets
+from workspace_adapter.sidecar.secret_file import Secrets
 Secrets(Path(sys.argv[1])).token.keep("one")
 """
 

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from workspace_adapter.sidecar.telemetry.durations import MOMENTS, WAITS, WORK, Durations
+from workspace_adapter.sidecar.durations import MOMENTS, WAITS, WORK, Durations
 
 BOUNDS = (0.1, 1.0)
 

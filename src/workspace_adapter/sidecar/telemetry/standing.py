@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import __version__
-from ..adapter import RuntimeAdapter
-from ..drain import DrainState
-from ..ledger import Ledger
-from ..settings import Settings
-from ..turns import State
-from .door.waiting import WaitingRoom
-from .drainer import Drainer
-from .gate import Switch
-from .housekeeping import Housekeeping
-from .journal import Journal
-from .platform.pulse import Pulse
-from .runtime_check import RuntimeCheck
-from .sessions.sessions import Sessions
-from .telemetry.lives import Lives
-from .telemetry.tally import Tally
+from ... import __version__
+from ...adapter import RuntimeAdapter
+from ...drain import DrainState
+from ...ledger import Ledger
+from ...settings import Settings
+from ...turns import State
+from ..door.waiting import WaitingRoom
+from ..drainer import Drainer
+from ..gate import Switch
+from ..housekeeping import Housekeeping
+from ..journal import Journal
+from ..platform.pulse import Pulse
+from ..runtime_check import RuntimeCheck
+from ..sessions.sessions import Sessions
+from .lives import Lives
+from .tally import Tally
 
 
 @dataclass(kw_only=True, eq=False)
