@@ -110,6 +110,17 @@ async def test_it_registers_in_the_end_whatever_the_platform_does_and_serves_mea
         assert ws.logged().count("does not know this workspace yet") <= 5, "one line for each kind of failure"
 
 
+async def test_nobody_hears_of_it_before_it_takes_messages(tmp_path: Path) -> None:
+    async with workspace(tmp_path / "a") as first, on_platform(tmp_path, start=False) as (ws, platform):
+        ws.environ["WORKSPACE_STATE_DIR"] = str(first.state_dir)
+        ws.spawn()
+        await ws.until(ws.serves, "the port")
+        first.terminate()
+        await ws.until(lambda: platform.heartbeats, "the first heartbeat")
+        told = ws.logged()
+        assert told.index("sidecar.serve: open: ") < told.index("registered with the platform")
+
+
 async def test_a_change_is_told_at_once_and_the_last_heartbeat_says_that_there_is_no_room(
     tmp_path: Path,
 ) -> None:
