@@ -1,4 +1,4 @@
-"""The page about the existing platform, held to the tests that it names and to the routes that it tells of."""
+"""The page about the existing platform, held to the tests it names and the routes it tells of."""
 
 from __future__ import annotations
 
