@@ -17,7 +17,7 @@ from workspace_adapter.testing.platform.answers import answer_text, parsed
 from workspace_adapter.turns import State, Turn
 
 from .askers import Askers
-from .workspace import DEADLINE, ENDS, Workspace, answer_of, workspace
+from .workspace import DEADLINE, ENDS, HOLDS, Workspace, answer_of, workspace
 
 CYCLES = int(os.environ.get("WORKSPACE_TEST_CYCLES", "100"))
 SCALE = 0.02
@@ -49,7 +49,7 @@ async def test_a_hundred_restarts_of_the_platform_lose_and_repeat_nothing(tmp_pa
     rng = random.Random(seed)
     async with workspace(
         tmp_path,
-        ENDS,
+        rng.choice((ENDS, HOLDS)),
         start=False,
         WORKSPACE_MAX_CONCURRENT_TURNS="3",
         WORKSPACE_RESUME_MAX_ATTEMPTS="500",
@@ -175,7 +175,9 @@ def report(platform: FakePlatform, askers: Askers, kept: int) -> None:
     for kind, count in asked.items():
         print(f"{kind}: {count} asked, {answered[kind]} answered by the platform, the rest when asked again")
     notes = Counter(note["message"] for note in platform.notifications)
-    print(f"{len(notes)} answers shown to their user by /notify, {notes.total() - len(notes)} of them twice")
+    both = sum(one.answer in notes for one in askers.asked if one.kind == "canvas")
+    print(f"{len(notes)} answers shown to their user by /notify, {notes.total() - len(notes)} of them twice,")
+    print(f"{both} of them although the platform had shown them")
     lost = len(askers.asked) - answered.total()
     print(f"lost by the platform: {lost}, {kept} of them with their answer in the journal")
     fates = Counter(f"{one.kind}: {one.fate}" for one in askers.asked if one.answer is None)
