@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -139,7 +140,13 @@ async def judge(ws: Workspace, platform: FakePlatform, askers: Askers) -> None:
     assert notes.keys() <= asked_by_people, "a person was shown what was meant for somebody else"
     # What was accepted is answered, once; what the platform lost has its answer here.
     with Reader.open(ws.state_dir) as journal:
-        turns = [turn for turn in journal.turns(limit=100_000) if turn.message_id in asked]
+        kept_turns = journal.turns(limit=100_000)
+    accepted = set(re.findall(r"turn (\S+): accepted", ws.logged()))
+    assert accepted
+    assert accepted <= {turn.id for turn in kept_turns}, (
+        "the log says accepted, and the journal knows nothing"
+    )
+    turns = [turn for turn in kept_turns if turn.message_id in asked]
     assert Counter(turn.message_id for turn in turns).most_common(1)[0][1] == 1
     answers = {turn.message_id: turn.answer for turn in turns}
     assert [i for i, answer in answers.items() if answer != asked[i].expected] == []
