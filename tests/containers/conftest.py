@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Images:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     """The images, built once a run, however many processes share its tests; removed by the last of them."""
     require(engine.answers(), "no container engine answers `docker info`")
+    require(engine.has(base()), f"there is no image {base()}, nor a registry that has it")
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -47,6 +49,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
         users.remove(os.getpid())
         if not users:
             engine.docker("image", "rm", "--force", made.notes, made.tested, made.workspace)
+
+
+def base() -> str:
+    """What Dockerfile.workspace begins with."""
+    (python,) = re.findall(r"^ARG PYTHON_VERSION=(.*)$", (ROOT / "Dockerfile.workspace").read_text(), re.M)
+    return f"python:{python}-slim"
 
 
 def _build(images: Images) -> None:

@@ -32,6 +32,13 @@ def answers() -> bool:
     return shutil.which("docker") is not None and attempt("info").returncode == 0
 
 
+def has(image: str) -> bool:
+    """Whether an image is there, or could be fetched."""
+    return any(
+        attempt(*how, image, limit=10 * LIMIT).returncode == 0 for how in (("image", "inspect"), ("pull",))
+    )
+
+
 def build(tag: str, directory: str, *options: str) -> None:
     """Build an image; what did not change since an earlier build is taken from the engine's cache."""
     docker("build", "--quiet", "--tag", tag, *options, directory, limit=10 * LIMIT)

@@ -100,9 +100,10 @@ def test_it_passes_our_own_checks_of_style_and_types(package: Path) -> None:
 def test_its_dockerfile_has_an_init_a_volume_and_a_user_of_its_own(package: Path) -> None:
     lines = (package / "Dockerfile").read_text().splitlines()
     assert lines[0].startswith("FROM ")  # no syntax line: it would have to be fetched
-    assert 'ENTRYPOINT ["tini", "--", "workspace-adapter"]' in lines
+    assert 'ENTRYPOINT ["tini", "-s", "--"]' in lines
+    assert 'CMD ["workspace-adapter", "serve"]' in lines
     assert "VOLUME /workspace" in lines
-    assert "USER agent" in lines
+    assert "USER 10001" in lines  # Kubernetes takes no name for proof that it is not root
 
 
 @pytest.mark.parametrize(
