@@ -147,6 +147,20 @@ def test_anything_else_is_no_platform(url: str) -> None:
     assert problem.endswith("must be an http or https URL of host, port and path")
 
 
+def test_no_password_of_a_url_is_told() -> None:
+    (problem,) = problems(WORKSPACE_ID="one", PLATFORM_URL="http://me:p@ss/@p:8080")
+    assert problem.startswith("PLATFORM_URL='http://…@p:8080': must be")
+
+
+def test_the_address_that_everybody_is_shown_has_no_password() -> None:
+    (problem,) = problems(WORKSPACE_ID="one", WORKSPACE_URL="http://me:pw@w:8000/a")
+    assert problem == (
+        "WORKSPACE_URL='http://…@w:8000/a': must have no user and password: the agent card shows it to"
+        " everybody"
+    )
+    assert settings(WORKSPACE_URL="http://w/@me").url == "http://w/@me"
+
+
 def test_messages_are_pushed_to_this_workspace_and_poll_is_refused() -> None:
     assert settings(MOLECULE_DELIVERY_MODE="push").delivery_mode == "push"
     assert "must be push" in problems(WORKSPACE_ID="one", MOLECULE_DELIVERY_MODE="poll")[0]

@@ -152,8 +152,14 @@ def _read(variable: Variable, source: str, text: str, *, in_file: bool = False) 
     try:
         return Reading(source, parser(text), in_file=in_file)
     except ValueError as error:
-        shown = "…" if variable.secret else repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+        shown = "…" if variable.secret else repr(_quoted(text))
         return Reading(source, problem=f"{source}={shown}: {error}", in_file=in_file)
+
+
+def _quoted(text: str) -> str:
+    """Return a wrong value as it is told: not all of a long one, and no password of a URL."""
+    text = re.sub(r"(?<=://)\S*@", "…@", text)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def parse(settings_class: type[T], environ: Mapping[str, str], config: Configuration = NO_FILE) -> T:
@@ -304,6 +310,8 @@ def _workspace_id(value: str) -> str:
 def _url(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+[^\s]*", value):
         raise ValueError("must be an http or https URL")
+    if "@" in value.split("/")[2]:
+        raise ValueError("must have no user and password: the agent card shows it to everybody")
     return value.rstrip("/")
 
 

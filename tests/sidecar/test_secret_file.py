@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,22 @@ def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path: Path) -> Non
     Secrets(tmp_path).token.keep("new")
     assert elsewhere.read_text() == "old"
     assert not (tmp_path / ".auth_token").is_symlink()
+
+
+def test_a_pipe_in_its_place_keeps_nobody_waiting_and_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = Secrets(tmp_path).token
+    os.mkfifo(token.path)
+    looked: list[str | None] = []
+    look = threading.Thread(target=lambda: looked.extend([token.read(), token.read()]), daemon=True)
+    look.start()
+    look.join(10)
+    assert looked == [None, None]
+    assert len(caplog.messages) == 1
+    assert "it is no file" in caplog.text
+    token.keep("new")
+    assert token.read() == "new"
 
 
 UNREADABLE = """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -70,6 +72,8 @@ class SecretFile:
             version = (found.st_mtime_ns, found.st_ino, found.st_size)
             if version == self._version:
                 return self._unwritten or self._secret
+            if not stat.S_ISREG(found.st_mode):  # opening a pipe waits for whoever writes to it
+                raise OSError(errno.EINVAL, "it is no file")
             with self.path.open("rb") as file:
                 text = file.read(MAX_LENGTH + 2).strip().decode("ascii", "replace")
             self._secret = text if usable(text) else None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,13 @@ class Platform:
         self._thread.start()
 
     @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def _run(self) -> None:
         with suppress(OSError):
@@ -256,6 +262,30 @@ def test_nobody_there_is_an_error_without_a_status(tmp_path: Path, url: str) -> 
         client.heartbeat({})
     assert raised.value.status is None
     assert url in str(raised.value)
+
+
+def test_a_host_is_reached_though_its_first_address_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with platform(says({})) as made, socket.socket() as silent:
+        port = made.port
+        silent.bind(("127.0.0.2", port))
+        silent.listen(0)
+        waiting = [socket.socket() for _ in range(3)]  # with its backlog full, it answers nobody
+        for connection in waiting:
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.2", port))
+        ask = socket.getaddrinfo
+
+        def two(host: str, port: int, *args: Any, **more: Any) -> list[Any]:
+            names = ("127.0.0.2", "127.0.0.1") if host == "two.test" else (host,)
+            return [found for name in names for found in ask(name, port, *args, **more)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        with client_of(f"http://two.test:{port}", tmp_path) as client:
+            assert client.heartbeat({}) == {}
+        for connection in waiting:
+            connection.close()
 
 
 @pytest.mark.parametrize(

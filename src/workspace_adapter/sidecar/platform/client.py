@@ -155,6 +155,8 @@ class PlatformClient:
             if connection.sock is not None:
                 connection.sock.settimeout(connection.timeout)
             connection.response_class = cast(Any, partial(_Response, until=until))
+            # Its own gives each of a host's addresses all the time there is.
+            cast(Any, connection)._create_connection = partial(_connect, until=until)  # noqa: SLF001
             connection.request("POST", self._path + path, body, headers)
             with connection.getresponse() as response:
                 told = response.read(REPLY_LIMIT + 1)
@@ -284,6 +286,27 @@ class _Until(io.RawIOBase):
     def close(self) -> None:
         self._bytes.close()
         super().close()
+
+
+def _connect(
+    address: tuple[str, int], timeout: float, source_address: None = None, *, until: float
+) -> socket.socket:
+    """Connect to the first of a host's addresses that answers; none of them may use up the others' time."""
+    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    sock: socket.socket | None = None
+    for left, (family, kind, protocol, _, at) in zip(range(len(found), 0, -1), found, strict=True):
+        try:
+            sock = socket.socket(family, kind, protocol)
+            sock.settimeout(_left(until) / left)
+            sock.connect(at)
+            sock.settimeout(_left(until))
+            return sock
+        except OSError:
+            if sock is not None:
+                sock.close()
+            if left == 1:
+                raise
+    raise OSError("its name has no address")
 
 
 def _readable(sock: socket.socket) -> bool:
