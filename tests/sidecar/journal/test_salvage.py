@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -54,6 +55,25 @@ async def test_a_sound_journal_is_not_salvaged(state_dir: Path) -> None:
     assert journal.salvaged is None
     assert journal.turns(limit=1000) == turns
     await journal.close()
+
+
+async def test_a_life_killed_while_it_gave_the_file_its_log_is_in_nobodys_way(state_dir: Path) -> None:
+    turns = await filled(state_dir)
+    path = state_dir / "journal.db"
+    undone = path.with_name("journal.db-journal")
+    with closing(sqlite3.connect(path, isolation_level=None)) as killed:
+        killed.execute("PRAGMA journal_mode=DELETE")
+        killed.execute("PRAGMA cache_size=1")
+        killed.executescript("BEGIN; UPDATE turns SET cause = 'half done'")
+        halves = {half: half.read_bytes() for half in (path, undone)}
+        killed.execute("ROLLBACK")
+    for half, content in halves.items():
+        half.write_bytes(content)
+    journal = await Journal.open(state_dir, boot_id="boot-2", now=NOW)
+    assert journal.salvaged is None
+    assert journal.turns(limit=1000) == turns
+    await journal.close()
+    assert not undone.exists()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from .queries import SELECT_UNDELIVERED, SELECT_UNFINISHED, Row, outcome_of, tur
 
 logger = logging.getLogger(__name__)
 
-_PARTS = ("", "-wal", "-shm")
+_PARTS = ("", "-wal", "-shm", "-journal")
 _PAGE = 4096
 """Bytes; SQLite's default, and ours."""
 
@@ -59,6 +59,10 @@ def examine(path: Path) -> None:
         raise Damaged("its main file is gone")
     if path.stat().st_size == 0:  # SQLite would take it for a new one and drop the log beside it
         raise Damaged("it is empty")
+    if path.with_name(path.name + "-journal").exists():
+        # A life was killed while it gave the file its log: only who may write can undo that.
+        with noticing_damage(), closing(schema.connect(path)) as connection:
+            schema.check(connection, path)
     with noticing_damage(), closing(schema.connect(path, read_only=True)) as connection:
         version = schema.check(connection, path)
     if version == 0:
