@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ...errors import RuntimeUnusable
@@ -62,19 +62,32 @@ def erase(directory: Path, session_id: str, scratch: Path) -> list[str]:
     Args:
         scratch: where tools of running conversations put their output.
     """
-    found = [
-        path
-        for place in (directory, scratch)
-        for depth in ("*/*", "*/*/*")
-        for path in place.glob(depth)
-        if path.name.startswith(session_id)
-    ]
+    found = [path for place in (directory, scratch) for path in _named(place, session_id)]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
     return [str(path) for path in found]
+
+
+def _named(place: Path, session_id: str) -> Iterator[Path]:
+    """Find what bears the name one or two folders down, while other conversations come and go there.
+
+    Raises:
+        OSError: a folder cannot be read; one that has vanished meanwhile holds nothing.
+    """
+
+    def unread(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for directory, folders, files in os.walk(place, onerror=unread, followlinks=True):
+        depth = len(Path(directory).relative_to(place).parts)
+        if depth > 0:
+            yield from (Path(directory, name) for name in (*folders, *files) if name.startswith(session_id))
+        if depth == 2:
+            folders.clear()
 
 
 def scratch() -> Path:
