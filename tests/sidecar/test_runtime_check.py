@@ -10,7 +10,6 @@ import pytest
 from workspace_adapter import Capabilities, RuntimeAdapter, RuntimeSession, SettingsError
 from workspace_adapter.errors import RuntimeUnusable
 from workspace_adapter.runtimes.echo import EchoSession
-from workspace_adapter.sidecar import runtime_check
 from workspace_adapter.sidecar.runtime_check import RuntimeCheck
 
 
@@ -34,9 +33,8 @@ def adapter() -> Mended:
 
 
 @pytest.fixture
-def checked(adapter: Mended, monkeypatch: pytest.MonkeyPatch) -> RuntimeCheck:
-    monkeypatch.setattr(runtime_check, "_AGAIN", 0.001)
-    return RuntimeCheck(adapter)
+def checked(adapter: Mended) -> RuntimeCheck:
+    return RuntimeCheck(adapter, again=0.001)
 
 
 async def test_a_runtime_is_looked_at_until_it_can_be_used_and_said_to_be_unusable_once(

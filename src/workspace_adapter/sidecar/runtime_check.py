@@ -12,7 +12,7 @@ from .fence import fence
 
 logger = logging.getLogger(__name__)
 
-_AGAIN = 60.0
+AGAIN = 60.0
 """Seconds after which a runtime that cannot be used is looked at again."""
 
 _LONGEST = 300
@@ -22,8 +22,9 @@ _LONGEST = 300
 class RuntimeCheck:
     """Says what would otherwise be found out by the first message, and when it is mended."""
 
-    def __init__(self, adapter: RuntimeAdapter) -> None:
+    def __init__(self, adapter: RuntimeAdapter, *, again: float = AGAIN) -> None:
         self._adapter = adapter
+        self._again = again
         self.told: dict[str, str] = {}
         """What the agent card says of it, as the existing platform's runtimes do; nothing before a look."""
 
@@ -45,7 +46,7 @@ class RuntimeCheck:
                     logger.error("the runtime %s cannot be used: %s", self._adapter.name, error)
                 if isinstance(error, ContractBroken):
                     return  # waiting mends no mistake of the adapter's
-                await anyio.sleep(_AGAIN)
+                await anyio.sleep(self._again)
             else:
                 self.told = {"configuration_status": "ready"}
                 logger.info("runtime %s %s", self._adapter.name, version)
