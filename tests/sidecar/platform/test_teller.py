@@ -197,6 +197,25 @@ async def test_one_end_the_platform_chokes_on_keeps_no_other(tmp_path: Path, pla
     assert platform.heard.count("answer to m2") == 1
 
 
+async def test_a_platform_that_chokes_on_every_end_is_not_asked_for_each_nor_said_to_for_each(
+    tmp_path: Path, platform: Platform, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "_LAST_RETRY", 0.4)
+    choking, heard = True, 0
+    platform.fails = lambda text: PlatformError("odd", status=500) if choking else None
+    async with life(tmp_path, platform) as (journal, teller):
+        for n in range(30):
+            await ends(journal, teller, f"m{n}")
+        await until(lambda: len(platform.heard) >= 4)
+        await anyio.sleep(0.5)
+        heard = len(platform.heard)
+        assert heard < 12
+        choking = False
+        await until(lambda: not journal.untold())
+    assert len(platform.heard) <= heard + 31
+    assert len([line for line in caplog.messages if "could not be told" in line]) <= 2
+
+
 @pytest.mark.parametrize("status", [403, 410, 413, 422])
 async def test_a_refusal_is_recorded_with_its_reason(tmp_path: Path, platform: Platform, status: int) -> None:
     platform.fails = lambda text: PlatformError("no", status=status)

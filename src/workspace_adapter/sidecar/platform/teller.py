@@ -47,7 +47,11 @@ class Teller:
         self._due: dict[str, float] = {}
         """Turns that are not to be told yet, and until when."""
         self._failed: dict[str, int] = {}
-        """Tries in vain, for one turn or, under no name, for all."""
+        """Tries in vain of which the turn may be the reason."""
+        self._in_vain: set[str] = set()
+        """Those turns, since the platform was told anything."""
+        self._away = 0
+        """Tries in vain of which no turn is the reason, likewise."""
         self._held_until = -math.inf
         self._look_at = math.inf
         self._sooner = anyio.Event()
@@ -80,12 +84,13 @@ class Teller:
 
     async def _tell_all(self, notify: Callable[[str], object]) -> None:
         untold = self._journal.untold()
-        for gone in (self._due.keys() | self._failed.keys()) - {"", *untold}:
+        for gone in (self._due.keys() | self._failed.keys()) - {*untold}:
             # Heard by its caller in the meantime, or running again.
             self._due.pop(gone, None)
             self._failed.pop(gone, None)
+            self._in_vain.discard(gone)
         now = anyio.current_time()
-        for turn_id in untold:
+        for turn_id in sorted(untold, key=lambda turn_id: self._failed.get(turn_id, 0)):
             due = max(self._due.get(turn_id, now), self._held_until)
             if due > now:
                 self._look(due)
@@ -111,28 +116,46 @@ class Teller:
             lambda: self._journal.notified(turn.id, turn.attempt, refused=refused, now=self._clock())
         )
         self._failed.pop(turn.id, None)
-        if self._failed.pop("", None) is not None:
+        if self._fails_for_all:
             logger.warning("the platform can be told again how turns ended")
+        self._in_vain.clear()
+        self._away = 0
         if refused is None:
             logger.info("turn %s: told to the user of the canvas", turn.id, extra={"turn_id": turn.id})
 
+    @property
+    def _fails_for_all(self) -> bool:
+        """One turn may be the reason of its own failures; of a second's in a row, the platform is."""
+        return self._away > 0 or len(self._in_vain) > 1
+
     def _try_again(self, turn: Turn, error: PlatformError) -> None:
-        about = "" if concerns_all(error.status) else turn.id
-        failures = self._failed[about] = self._failed.get(about, 0) + 1
-        # The chance is for spreading tries, not for secrets.
-        wait = retry_in(failures, asked=error.retry_after, chance=random.random())
-        if failures == 1:
+        told_before = self._fails_for_all
+        if concerns_all(error.status):
+            self._away += 1
+            self._hold(self._away, error)
+        else:
+            self._in_vain.add(turn.id)
+            failures = self._failed[turn.id] = self._failed.get(turn.id, 0) + 1
+            told_before |= failures > 1
+            self._wait(turn.id, self._retry_in(failures, error))
+            if self._fails_for_all:
+                self._hold(len(self._in_vain) - 1, error)
+        if not told_before:
             logger.warning(
                 "turn %s: its user could not be told how it ended: %s. Tried again for as long as the turn is"
                 " kept",
                 turn.id,
                 error,
             )
-        if about:
-            self._wait(turn.id, wait)
-        else:
-            self._held_until = anyio.current_time() + wait
-            self._look(self._held_until)
+
+    def _hold(self, failures: int, error: PlatformError) -> None:
+        """Tell nothing for a while."""
+        self._held_until = anyio.current_time() + self._retry_in(max(1, failures), error)
+        self._look(self._held_until)
+
+    def _retry_in(self, failures: int, error: PlatformError) -> float:
+        # The chance is for spreading tries, not for secrets.
+        return retry_in(failures, asked=error.retry_after, chance=random.random())
 
     def _wait(self, turn_id: str, seconds: float) -> None:
         self._due[turn_id] = anyio.current_time() + seconds
