@@ -241,8 +241,16 @@ def test_of_several_keys_the_first_that_can_be_used_counts() -> None:
     assert parse(Chosen, {}, told(turns="")).turns == 7
 
 
-def test_a_name_that_is_no_text_is_refused() -> None:
-    (why,) = problems(WORKSPACE_ID="one", WORKSPACE_NAME="\udcff")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORKSPACE_NAME", "\udcff"),
+        ("WORKSPACE_SKILLS", "plan,\udcff"),
+        ("WORKSPACE_URL", "http://w/\udcff"),
+    ],
+)
+def test_what_others_are_shown_and_is_no_text_is_refused(name: str, value: str) -> None:
+    (why,) = problems(**{"WORKSPACE_ID": "one", name: value})
     assert why.endswith("must be UTF-8")
 
 

@@ -219,11 +219,16 @@ def short_text(maximum: int) -> Callable[[str], str]:
     def parse_short(value: str) -> str:
         if len(value) > maximum:
             raise ValueError(f"must have at most {maximum} characters")
-        if any("\ud800" <= c <= "\udfff" for c in value):  # bytes of the environment that are no text
-            raise ValueError("must be UTF-8")
-        return value
+        return _utf8(value)
 
     return parse_short
+
+
+def _utf8(value: str) -> str:
+    """Refuse bytes of the environment that are no text: what is shown to others must be."""
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("must be UTF-8")
+    return value
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -291,7 +296,7 @@ def size(value: str) -> int:
 
 def words(value: str) -> tuple[str, ...]:
     """Take a comma-separated list."""
-    return tuple(word.strip() for word in value.split(",") if word.strip())
+    return tuple(word.strip() for word in _utf8(value).split(",") if word.strip())
 
 
 def path(value: str) -> str:
@@ -308,7 +313,7 @@ def _workspace_id(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/]+[^\s]*", value):
+    if not re.fullmatch(r"https?://[^\s/]+[^\s]*", _utf8(value)):
         raise ValueError("must be an http or https URL")
     if "@" in value.split("/")[2]:
         raise ValueError("must have no user and password: the agent card shows it to everybody")

@@ -97,10 +97,22 @@ def test_a_file_of_the_operators_is_merged_over_it(configs: Path) -> None:
     assert "skills" not in told
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(None, "{", "[]", '{"x": NaN}', '{"x": "\\ud800"}', '{"x": ' + "[" * 5000 + "]" * 5000 + "}"),
+        '{"x": "' + "y" * (1 << 20) + '"}',
+    ],
+    ids=["none", "torn", "a list", "no number", "half a character", "too deep", "too large"],
+)
 def test_a_file_that_cannot_be_used_is_named_with_its_setting(configs: Path, content: str | None) -> None:
     path = configs / "card.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(SettingsError, match=f"WORKSPACE_AGENT_CARD={path}"):
         read(configs, agent_card=str(path))
+
+
+def test_a_device_in_its_place_is_not_read(configs: Path) -> None:
+    with pytest.raises(SettingsError, match="WORKSPACE_AGENT_CARD=/dev/zero cannot be read: it is no file"):
+        read(configs, agent_card="/dev/zero")

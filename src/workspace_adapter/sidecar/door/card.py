@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ _BINDINGS = (("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3"))
 _MOST_SKILLS = 100
 _LONGEST = 200
 """Skills, and characters of a skill's name; the card goes out with every heartbeat."""
+
+_LARGEST = 1 << 20
+"""Bytes of the operator's file."""
 
 _BEARER: Mapping[str, Any] = {
     "securitySchemes": {
@@ -83,11 +88,20 @@ def _named(skills: tuple[str, ...]) -> list[str]:
 
 
 def _theirs(path: str) -> Mapping[str, Any]:
+    file = Path(path)
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe waits for whoever writes to it
+            raise OSError(errno.EINVAL, "it is no file")
+        with file.open("rb") as opened:
+            text = opened.read(_LARGEST + 1)
     except OSError as error:
         raise SettingsError((f"WORKSPACE_AGENT_CARD={path} cannot be read: {error.strerror}",)) from None
-    except ValueError:
+    if len(text) > _LARGEST:
+        raise SettingsError((f"WORKSPACE_AGENT_CARD={path} has more than {_LARGEST} bytes",))
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
         raise SettingsError((f"WORKSPACE_AGENT_CARD={path} is not JSON",)) from None
     if not isinstance(value, dict):
         raise SettingsError((f"WORKSPACE_AGENT_CARD={path} must hold a JSON object",))
