@@ -253,6 +253,18 @@ def test_one_deadline_holds_for_the_whole_answer(tmp_path: Path, answer: Answer)
     assert PATIENCE <= time.monotonic() - began < 3 * PATIENCE
 
 
+def test_the_reply_that_may_bring_the_only_token_is_waited_for_longer(tmp_path: Path) -> None:
+    def late(connection: socket.socket) -> None:
+        time.sleep(2 * PATIENCE)
+        says({"auth_token": "the-only-one"})(connection)
+
+    with platform(late, late) as made, client_of(made.url, tmp_path) as client:
+        client.register({})
+        assert Secrets(tmp_path).token.read() == "the-only-one"
+        with pytest.raises(PlatformError, match="took too long"):
+            client.register({})
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://127.0.0.1:1", "http://name.invalid", "http://a..b", "https://127.0.0.1:1", "http://[::1]:1"],

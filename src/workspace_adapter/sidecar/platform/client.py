@@ -30,6 +30,10 @@ REPLY_LIMIT = 1 << 20
 _QUOTED = 200
 """Characters of the platform's own words that an error repeats."""
 
+_FIRST = 6.0
+"""Times as long as any other reply, the one to a registration without a token is waited for. It may
+bring the token, once: a platform whose reply is lost wants to see from then on what nobody has."""
+
 _LONGEST_WAIT = 3600.0
 """Seconds of a ``Retry-After`` that are believed."""
 
@@ -76,7 +80,8 @@ class PlatformClient:
         Raises:
             PlatformError: no 2xx, or nothing that can be read.
         """
-        return self._post("/registry/register", body, timeout)
+        first = self._secrets.token.read() is None
+        return self._post("/registry/register", body, timeout, patience=_FIRST if first else 1.0)
 
     def heartbeat(self, body: Mapping[str, Any], *, timeout: float | None = None) -> dict[str, Any]:
         """Send one heartbeat; return the platform's reply.
@@ -110,16 +115,20 @@ class PlatformClient:
         if idle is not None:
             idle.close()
 
-    def _post(self, path: str, body: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
-        until = time.monotonic() + (self._timeout if timeout is None else timeout)
+    def _post(
+        self, path: str, body: Mapping[str, Any], timeout: float | None, *, patience: float = 1.0
+    ) -> dict[str, Any]:
+        timeout = self._timeout if timeout is None else timeout
+        until = time.monotonic() + timeout
+        more = (patience - 1) * timeout
         sent = json.dumps(body).encode()  # ASCII: also half a surrogate pair, which an agent may well write
         token = self._secrets.token.read()
-        reply = self._exchange(path, sent, token, until)
+        reply = self._exchange(path, sent, token, until, more)
         if reply.status == http.HTTPStatus.UNAUTHORIZED:
             changed = self._secrets.token.read()
             if changed is not None and changed != token:
                 token = changed
-                reply = self._exchange(path, sent, token, until)
+                reply = self._exchange(path, sent, token, until, more)
         if not 200 <= reply.status < 300:
             raise self._refused(path, reply, token)
         told = reply.json()
@@ -137,7 +146,8 @@ class PlatformClient:
         if usable(secret):
             file.keep(cast(str, secret))
 
-    def _exchange(self, path: str, body: bytes, token: str | None, until: float) -> _Reply:
+    def _exchange(self, path: str, body: bytes, token: str | None, until: float, more: float) -> _Reply:
+        """Send one request by a moment, and read its reply in so many seconds more."""
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -154,7 +164,7 @@ class PlatformClient:
             connection.timeout = _left(until)
             if connection.sock is not None:
                 connection.sock.settimeout(connection.timeout)
-            connection.response_class = cast(Any, partial(_Response, until=until))
+            connection.response_class = cast(Any, partial(_Response, until=until + more))
             # Its own gives each of a host's addresses all the time there is.
             cast(Any, connection)._create_connection = partial(_connect, until=until)  # noqa: SLF001
             connection.request("POST", self._path + path, body, headers)
