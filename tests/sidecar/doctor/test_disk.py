@@ -77,6 +77,9 @@ def test_a_secret_that_every_user_can_read_is_none() -> None:
     assert found is not None
     assert (found.status, found.todo) == (WARNING, "chmod 600 /configs/.auth_token")
     assert disk.secret("/configs/.auth_token", mode=0o100660, readable=True) is None
+    pipe = disk.secret("/configs/.auth_token", mode=0o010600, readable=True)
+    assert pipe is not None
+    assert "is no file" in pipe.found
     foreign = disk.secret("/configs/.auth_token", mode=0o100600, readable=False)
     assert foreign is not None
     assert foreign.status is BROKEN

@@ -5,6 +5,8 @@ Told facts, it says what they mean; it looks at nothing itself.
 
 from __future__ import annotations
 
+import stat
+
 from ..journal.blobs import INLINE_LIMIT
 from .finding import Finding, broken, ok, skipped, warning
 
@@ -125,6 +127,11 @@ def configs(configs_dir: str, *, exists: bool, writable: bool, wanted: bool) -> 
 
 def secret(path: str, *, mode: int, readable: bool) -> Finding | None:
     """Say whether others can read a secret, or we cannot; ``None`` if all is well."""
+    if not stat.S_ISREG(mode):
+        return broken(
+            f"{path} is no file: it counts as missing",
+            "remove it; the platform writes a token when it provisions, and hands the secret out again",
+        )
     if not readable:
         return broken(
             f"{path} cannot be read by this user: it counts as missing",
