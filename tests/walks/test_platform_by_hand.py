@@ -25,13 +25,18 @@ def test_the_command_runs_a_workspace_and_takes_it_along(tmp_path: Path) -> None
         "WORKSPACE_STATE_DIR": str(tmp_path / "state"),
         "WORKSPACE_WORKDIR": str(tmp_path),
     }
-    platform = [sys.executable, "-m", "workspace_adapter.testing.platform", "--configs-dir", str(tmp_path)]
+    platform = [sys.executable, "-m", "workspace_adapter.testing.platform", "--configs-dir", "configs"]
     workspace = [sys.executable, "-m", "workspace_adapter", "serve"]
     log = tmp_path / "log"
     with (
         log.open("wb") as errors,
         subprocess.Popen(
-            [*platform, "--", *workspace], env=environ, stdout=subprocess.PIPE, stderr=errors, text=True
+            [*platform, "--", *workspace],
+            cwd=tmp_path,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         ) as running,
     ):
         assert running.stdout is not None

@@ -62,7 +62,7 @@ def main() -> None:
         _say(platform.url)
         environ |= {"PLATFORM_URL": platform.url, "WORKSPACE_ID": given.workspace_id}
         if given.configs_dir is not None:
-            environ["CONFIGS_DIR"] = str(given.configs_dir)
+            environ["CONFIGS_DIR"] = str(given.configs_dir.absolute())
         with suppress(KeyboardInterrupt):
             if process is not None:
                 platform.restart(button=True)
