@@ -253,6 +253,25 @@ def test_one_deadline_holds_for_the_whole_answer(tmp_path: Path, answer: Answer)
     assert PATIENCE <= time.monotonic() - began < 3 * PATIENCE
 
 
+def test_a_refusal_that_comes_before_all_was_sent_is_heard(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                says({"error": "too large"}, "413 Too Large")(connection)
+                connection.shutdown(socket.SHUT_RDWR)
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with client_of(url, tmp_path) as client, pytest.raises(PlatformError) as raised:
+            client.notify("x" * 20_000_000)
+        refusing.join()
+    assert raised.value.status == 413
+
+
 def test_the_reply_that_may_bring_the_only_token_is_waited_for_longer(tmp_path: Path) -> None:
     def late(connection: socket.socket) -> None:
         time.sleep(2 * PATIENCE)

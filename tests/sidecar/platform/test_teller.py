@@ -197,6 +197,21 @@ async def test_one_end_the_platform_chokes_on_keeps_no_other(tmp_path: Path, pla
     assert platform.heard.count("answer to m2") == 1
 
 
+async def test_one_end_that_something_on_the_way_drops_keeps_the_others_for_a_while_only(
+    tmp_path: Path, platform: Platform
+) -> None:
+    platform.fails = lambda text: PlatformError("connection reset") if "m1" in text else None
+    async with life(tmp_path, platform) as (journal, teller):
+        for name in ("m1", "m2", "m3"):
+            await ends(journal, teller, name)
+        await until(lambda: len(journal.untold()) == 1)
+        await ends(journal, teller, "m4")
+        await until(lambda: len(journal.untold()) == 1)
+        platform.fails = lambda text: None
+        await until(lambda: not journal.untold())
+    assert [text for text in platform.heard if "m1" not in text] == [f"answer to m{n}" for n in (2, 3, 4)]
+
+
 async def test_a_platform_that_chokes_on_every_end_is_not_asked_for_each_nor_said_to_for_each(
     tmp_path: Path, platform: Platform, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

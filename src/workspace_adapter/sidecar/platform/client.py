@@ -167,10 +167,10 @@ class PlatformClient:
             connection.response_class = cast(Any, partial(_Response, until=until + more))
             # Its own gives each of a host's addresses all the time there is.
             cast(Any, connection)._create_connection = partial(_connect, until=until)  # noqa: SLF001
-            connection.request("POST", self._path + path, body, headers)
+            whole = _send(connection, self._path + path, body, headers)
             with connection.getresponse() as response:
                 told = response.read(REPLY_LIMIT + 1)
-                keep = response.isclosed() and not response.will_close
+                keep = whole and response.isclosed() and not response.will_close
             if len(told) > REPLY_LIMIT:
                 raise _TooMuch(f"more than {REPLY_LIMIT} bytes came")
             return _Reply(response.status, response.headers.get("Retry-After"), told)
@@ -317,6 +317,17 @@ def _connect(
             if left == 1:
                 raise
     raise OSError("its name has no address")
+
+
+def _send(connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]) -> bool:
+    """Send a request; return whether all was taken: some answer what is too large before they read it."""
+    try:
+        connection.request("POST", path, body, headers)
+    except (BrokenPipeError, ConnectionResetError):
+        if connection.sock is None:
+            raise
+        return False
+    return True
 
 
 def _readable(sock: socket.socket) -> bool:

@@ -19,6 +19,10 @@ from .errand import errand
 
 logger = logging.getLogger(__name__)
 
+_NOT_ITS_FAULT = 8
+"""Tries in vain, a quarter of an hour of them, of which a turn is not held for the reason. What something on
+the way drops looks like a platform that is away."""
+
 
 class Teller:
     """Sends each such end until the platform takes it or refuses it for good.
@@ -48,6 +52,8 @@ class Teller:
         """Turns that are not to be told yet, and until when."""
         self._failed: dict[str, int] = {}
         """Tries in vain of which the turn may be the reason."""
+        self._lost: dict[str, int] = {}
+        """Tries in vain of which the platform seems to be."""
         self._in_vain: set[str] = set()
         """Those turns, since the platform was told anything."""
         self._away = 0
@@ -84,10 +90,10 @@ class Teller:
 
     async def _tell_all(self, notify: Callable[[str], object]) -> None:
         untold = self._journal.untold()
-        for gone in (self._due.keys() | self._failed.keys()) - {*untold}:
+        for gone in (self._due.keys() | self._failed.keys() | self._lost.keys()) - {*untold}:
             # Heard by its caller in the meantime, or running again.
-            self._due.pop(gone, None)
-            self._failed.pop(gone, None)
+            for known in (self._due, self._failed, self._lost):
+                known.pop(gone, None)
             self._in_vain.discard(gone)
         now = anyio.current_time()
         for turn_id in sorted(untold, key=lambda turn_id: self._failed.get(turn_id, 0)):
@@ -116,6 +122,7 @@ class Teller:
             lambda: self._journal.notified(turn.id, turn.attempt, refused=refused, now=self._clock())
         )
         self._failed.pop(turn.id, None)
+        self._lost.pop(turn.id, None)
         if self._fails_for_all:
             logger.warning("the platform can be told again how turns ended")
         self._in_vain.clear()
@@ -130,7 +137,9 @@ class Teller:
 
     def _try_again(self, turn: Turn, error: PlatformError) -> None:
         told_before = self._fails_for_all
-        if concerns_all(error.status):
+        lost = self._lost.get(turn.id, 0)
+        if concerns_all(error.status) and lost < _NOT_ITS_FAULT:
+            self._lost[turn.id] = lost + 1
             self._away += 1
             self._hold(self._away, error)
         else:
