@@ -1,9 +1,9 @@
 """From a container's SIGKILL to its health, and to work that goes on, beside a bare server in the same image.
 
 Both are killed and started again by the engine, on the image that Dockerfile.workspace makes and with its
-init; the peer is starlette on uvicorn with one route. Health is the first 200 on ``/healthz``, asked through
-the published port each millisecond. Work goes on when the tool that the kill cut runs again: it writes down
-when.
+init; the peer is a bare Starlette application on uvicorn. Health is the first 200 on ``/healthz``, asked
+through the published port each millisecond. Work goes on when the tool that the kill cut runs again: it
+writes down when.
 """
 
 from __future__ import annotations
@@ -27,21 +27,17 @@ REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 60.0
 BUILD = 1200.0
 
-BARE = """
-import uvicorn
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-async def healthy(request):
-    return JSONResponse({"status": "ok"})
-uvicorn.run(Starlette(routes=[Route("/healthz", healthy)]), host="0.0.0.0", port=8000, log_config=None)
-"""
+BARE = ("python", "-c", (REPOSITORY / "benchmarks/peers/bare.py").read_text(), "0.0.0.0", "8000")
 CUT = f"<<<{json.dumps([{'tool': 'sh', 'input': 'date +%s.%N >> began; sleep 600'}])}>>>"
 
 
 async def measure(bench: Bench) -> list[Figure]:
     """Kill both in turns."""
-    with image() as name, container(name, "python", "-c", BARE) as bare, container(name) as ours:
+    with (
+        image() as name,
+        container(name, *BARE) as bare,
+        container(name) as ours,
+    ):
         bare.until_healthy()
         ours.until_healthy()
         with suppress(OSError):  # nobody waits for the answer

@@ -56,7 +56,7 @@ async def measure(bench: Bench) -> list[Figure]:
 def theirs() -> float:
     """Stop the peer; return the ms it took."""
     port = free_port()
-    with running(["-m", "benchmarks.peers.bare", str(port)]) as process:
+    with running(["-m", "benchmarks.peers.bare", "127.0.0.1", str(port)]) as process:
         until_answered(port, b"")
         return stopped(process)
 

@@ -1,4 +1,4 @@
-"""A bare Starlette application under uvicorn with its defaults: ``python -m benchmarks.peers.bare PORT``."""
+"""A bare Starlette application under uvicorn with its defaults: ``bare.py HOST PORT``."""
 
 from __future__ import annotations
 
@@ -18,5 +18,6 @@ async def answer(request: Request) -> PlainTextResponse:
 
 
 if __name__ == "__main__":
-    application = Starlette(routes=[Route("/", answer, methods=["GET", "POST"])])
-    uvicorn.run(application, host="127.0.0.1", port=int(sys.argv[1]), access_log=False)
+    application = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
+    host, port = sys.argv[1:]
+    uvicorn.run(application, host=host, port=int(port), access_log=False)
