@@ -27,7 +27,9 @@ class Images:
     tested: str
     """The same with what the tests add to it."""
     notes: str
-    """The example."""
+    """The example of an agent of one's own."""
+    platform: str
+    """The example for the existing platform."""
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +41,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     run = f"workspace-test-{hashlib.sha256(os.fsencode(shared.resolve())).hexdigest()[:12]}"
-    made = Images(workspace=run, tested=f"{run}-tested", notes=f"{run}-notes")
+    made = Images(workspace=run, tested=f"{run}-tested", notes=f"{run}-notes", platform=f"{run}-platform")
     with _users(shared) as users:
         if not users:
             _build(made)
@@ -48,7 +50,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     with _users(shared) as users:
         users.remove(os.getpid())
         if not users:
-            engine.docker("image", "rm", "--force", made.notes, made.tested, made.workspace)
+            engine.docker("image", "rm", "--force", made.platform, made.notes, made.tested, made.workspace)
 
 
 def base() -> str:
@@ -62,6 +64,7 @@ def _build(images: Images) -> None:
     engine.build(images.workspace, str(ROOT), "--file", str(ROOT / "Dockerfile.workspace"))
     engine.build(images.tested, str(Path(__file__).parent / "image"), "--build-arg", ours)
     engine.build(images.notes, str(ROOT / "examples" / "images" / "notes"), "--build-arg", ours)
+    engine.build(images.platform, str(ROOT / "examples" / "images" / "platform"), "--build-arg", ours)
 
 
 @contextmanager

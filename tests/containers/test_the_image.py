@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import httpx
 import pytest
 
 from workspace_adapter import __version__
@@ -90,6 +91,27 @@ async def test_its_health_is_that_of_the_sidecar(images: Images) -> None:
         await ws.until(lambda: ws.inspect(".State.Health.Status") == "unhealthy", "an unhealthy container")
         await ws.sh("pkill -CONT -f ^/opt/venv/bin/python")
         await ws.until(lambda: ws.inspect(".State.Health.Status") == "healthy", "a healthy container")
+
+
+async def test_the_example_for_the_platform_reads_the_token_it_is_given_and_stops_as_ours_does(
+    images: Images,
+) -> None:
+    async with container(images.platform, "echo", start=False) as ws:
+        # As that platform does, before the container is there: a directory of root's, a file of user 1000's.
+        given = "echo token >.auth_token; chmod 600 .auth_token; chown 1000:1000 .auth_token; chown 0:0 ."
+        await ws.docker(
+            *("run", "--rm", "--user", "0", "--volume", f"{ws.configs}:/given", "--workdir", "/given"),
+            *(images.workspace, "bash", "-c", f"{given}; chmod 755 ."),
+        )
+        await ws.start()
+        async with httpx.AsyncClient(base_url=ws.url) as client:
+            reply = await client.get("/transcript", headers={"Authorization": "Bearer token"})
+        assert reply.status_code == 200, reply.text
+        made = "/configs /workspace/.workspace_adapter /workspace/.workspace_adapter/journal.db"
+        assert set((await ws.sh(f"stat --format %u {made}")).split()) == {"1000"}
+        assert await ws.sh("touch /configs/x ~/x; id --user --name", "--user", "agent") == "agent"
+        assert await ws.stop() < 3
+        assert ws.inspect(".State.ExitCode") == "0"
 
 
 async def test_the_example_is_an_agent_that_outlives_its_container(images: Images) -> None:
