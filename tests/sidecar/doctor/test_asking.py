@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPMessage
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,9 @@ def test_an_answer_says_its_status_its_words_and_its_time() -> None:
     with listener(head.encode() + body) as port:
         reply = asking.get(f"http://127.0.0.1:{port}/path?limit=1", {"X-Workspace-ID": "ws"})
     assert (reply.status, reply.error(), reply.date()) == (404, "no such workspace", 100.0)
+
+
+def test_of_a_secret_that_is_repeated_not_even_half_is_told() -> None:
+    body = b'{"error": "' + b"x" * 195 + b'the-token"}'
+    reply = asking.Reply(400, HTTPMessage(), body)
+    assert reply.error(without="the-token") == "x" * 195 + "…"

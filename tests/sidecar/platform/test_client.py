@@ -347,3 +347,5 @@ def test_an_error_repeats_the_platforms_words_and_never_a_secret(tmp_path: Path)
     assert "the-token" not in text
     assert "the-secret" not in text
     assert len(text) < 600
+    cut = str(refusal(tmp_path, says({"error": "x" * 195 + "the-token"}, "400 No")))
+    assert "the-" not in cut

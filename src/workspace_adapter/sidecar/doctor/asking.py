@@ -43,10 +43,12 @@ class Reply(NamedTuple):
             return {}
         return told if isinstance(told, dict) else {}
 
-    def error(self) -> str:
-        """Return what it says is wrong, one line of it."""
+    def error(self, *, without: str | None = None) -> str:
+        """Return what it says is wrong, one line of it and no secret."""
         said = self.json().get("error")
-        return " ".join(said.split())[:200] if isinstance(said, str) else ""
+        if not isinstance(said, str):
+            return ""
+        return " ".join((said.replace(without, "…") if without else said).split())[:200]
 
     def date(self) -> float | None:
         """Return the time it was sent at, as the sender has it."""

@@ -299,7 +299,7 @@ def platform(view: View) -> list[Finding]:
         )
     except NoAnswer as error:
         return [network.unreachable(url, str(error))]
-    said = reply.error().replace(token or "\0", "…")
+    said = reply.error(without=token)
     is_json = reply.headers.get_content_type() == "application/json"
     findings = [network.platform(url, status=reply.status, token=token is not None, json=is_json, said=said)]
     if (date := reply.date()) is not None:

@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -204,10 +204,7 @@ class PlatformClient:
         connection.close()
 
     def _refused(self, path: str, reply: _Reply, token: str | None) -> PlatformError:
-        said = reply.said()
-        for secret in (token, self._secrets.inbound.read()):
-            if secret:
-                said = said.replace(secret, "…")
+        said = reply.said(without=(token, self._secrets.inbound.read()))
         text = f"PLATFORM_URL={self._shown} answered {path} with {reply.status}"
         if said:
             text += f" ({said})"
@@ -227,7 +224,7 @@ def _what_to_do(status: int, token: Path) -> str:
         case status if status < 400:
             return "Redirects are not followed: set PLATFORM_URL to where it leads"
         case status if status < 500:
-            return "Check WORKSPACE_ID, WORKSPACE_URL and what the platform knows of this workspace"
+            return "Check WORKSPACE_ID, WORKSPACE_ORG_ID, WORKSPACE_URL and what it knows of this workspace"
     return "The platform's own log says why"
 
 
@@ -249,11 +246,13 @@ class _Reply:
         except (ValueError, RecursionError):
             return None
 
-    def said(self) -> str:
-        """Return the platform's own words, one line of them."""
+    def said(self, *, without: Iterable[str | None]) -> str:
+        """Return the platform's own words, one line of them and no secret."""
         told = self.json()
         error = told.get("error") if isinstance(told, dict) else None
         text = error if isinstance(error, str) else ""
+        for secret in filter(None, without):  # before it is cut: nor half of one
+            text = text.replace(secret, "…")
         return _one_line(text)
 
     def retry_after(self) -> float | None:
