@@ -51,6 +51,17 @@ def test_a_misspelt_variable_and_what_the_platforms_file_has_wrong_are_warned_of
     assert "WORKSPACE_DRAIN_CAP" in found[-1].todo
 
 
+def test_tools_need_a_place_for_what_they_throw_away(tmp_path: Path) -> None:
+    (found,) = looks.scratch(view(tmp_path, TMPDIR=str(tmp_path)))
+    assert found == (Status.OK, f"{tmp_path} can be written", "")
+    (found,) = looks.scratch(view(tmp_path, TMPDIR=str(tmp_path / "none")))
+    assert (found.status, found.found) == (
+        Status.WARNING,
+        f"{tmp_path / 'none'} cannot be written: No such file or directory",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_journal_is_whole_noted_as_damaged_too_new_no_journal_or_not_there(tmp_path: Path) -> None:
     looking = view(tmp_path)
     assert told(looks.journal(looking), Status.SKIPPED) == [f"there is no journal in {looking.state_dir} yet"]

@@ -104,6 +104,20 @@ def space(state_dir: str, *, free: int, inodes: int | None, journal: int, limit:
     return ok(f"{free >> 20} MiB free, and the journal takes {more >> 20} MiB more at most")
 
 
+def scratch(path: str, *, error: str | None) -> Finding:
+    """Say whether runtimes and tools have a place for what they throw away.
+
+    Args:
+        error: why nothing can be written there, in the system's words.
+    """
+    if error is not None:
+        return warning(
+            f"{path} cannot be written: {error}",
+            "mount something there, as in: docker run --tmpfs /tmp; Claude Code and many tools need it",
+        )
+    return ok(f"{path} can be written")
+
+
 def configs(configs_dir: str, *, exists: bool, writable: bool, wanted: bool) -> Finding:
     """Say whether the platform's secrets can be kept.
 

@@ -49,6 +49,7 @@ CHECKS = (
     Check("state directory", looks.state, 5.0, _DISK),
     Check("journal", looks.journal, 5.0, _DISK),
     Check("disk space", looks.space, 5.0, _DISK),
+    Check("scratch directory", looks.scratch, 5.0, _DISK),
     Check("configs directory", looks.configs, 5.0, _DISK),
     Check("platform", looks.platform, 15.0, _NAMES),
     Check("address", looks.url, 15.0, _NAMES),

@@ -51,6 +51,8 @@ _REAPED = 4.0
 _PAGE, _WRITES = 4096, 3
 """Bytes; and how often they are written: the fastest write counts, whatever else the machine does."""
 
+_SCRATCH = "/tmp"
+
 _FILES_OF_A_GROUP = {
     "": ("memory.max", "memory.events"),
     "memory": ("memory.limit_in_bytes", "memory.oom_control"),
@@ -247,6 +249,18 @@ def space(view: View) -> list[Finding]:
         limit=view.settings.journal_limit_bytes,
     )
     return [found]
+
+
+def scratch(view: View) -> list[Finding]:
+    """Write where runtimes and tools put what they throw away."""
+    path = view.environ.get("TMPDIR") or _SCRATCH
+    error = None
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as failed:
+        error = failed.strerror or str(failed)
+    return [disk.scratch(path, error=error)]
 
 
 def configs(view: View) -> list[Finding]:
