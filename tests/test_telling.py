@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from workspace_adapter.telling import (
     LONGEST,
     Doing,
+    Tries,
+    Wait,
     Work,
     activity_due,
     activity_line,
@@ -70,6 +72,56 @@ def test_tries_get_rarer_and_are_never_sooner_than_the_platform_asks(
     assert 3.75 <= wait <= max(375.0, asked or 0.0)
     assert wait >= (asked or 0.0)
     assert retry_in(failures + 1, asked=asked, chance=chance) >= wait
+
+
+def failed(tries: Tries, turn_id: str, status: int | None) -> Wait:
+    return tries.failed(turn_id, status=status, asked=None, chance=0.5)
+
+
+def test_an_end_that_fails_alone_waits_behind_the_others_and_keeps_none() -> None:
+    tries = Tries()
+    assert failed(tries, "a", 500) == (5, None, True)
+    assert tries.in_order(["a", "b", "c"]) == ["b", "c", "a"]
+    assert failed(tries, "a", 500) == (10, None, False)
+    tries.told()
+    assert failed(tries, "a", 500) == (20, None, False)
+
+
+def test_a_platform_that_fails_for_one_after_the_other_is_asked_ever_more_rarely() -> None:
+    tries = Tries()
+    assert [failed(tries, name, 500).all for name in "abcd"] == [None, 5, 10, 20]
+    assert tries.fail_for_all
+    assert not failed(tries, "e", 500).is_news
+    tries.told()
+    assert not tries.fail_for_all
+
+
+def test_all_wait_for_a_platform_that_is_away_and_in_their_order() -> None:
+    tries = Tries()
+    assert [failed(tries, "a", None) for _ in range(3)] == [
+        (None, 5, True),
+        (None, 10, False),
+        (None, 20, False),
+    ]
+    assert tries.in_order(["a", "b"]) == ["a", "b"]
+
+
+def test_what_is_dropped_again_and_again_is_held_for_the_reason_in_the_end() -> None:
+    tries = Tries()
+    while failed(tries, "a", None).own is None:
+        assert tries.in_order(["a", "b"]) == ["a", "b"]
+    assert tries.in_order(["a", "b"]) == ["b", "a"]
+    tries.told()
+    assert failed(tries, "a", None) == (10, None, False)
+
+
+def test_what_was_heard_meanwhile_is_forgotten() -> None:
+    tries = Tries()
+    for name in "ab":
+        failed(tries, name, 500)
+    assert tries.in_order(["b", "c"]) == ["c", "b"]
+    assert not tries.fail_for_all
+    assert tries.in_order(["a", "c"]) == ["a", "c"]
 
 
 def test_a_line_says_what_each_turn_does_and_how_long() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .turns import State, Turn
 
@@ -71,6 +72,74 @@ def retry_in(failures: int, *, asked: float | None, chance: float) -> float:
     """
     wait = min(_FIRST_RETRY * 2.0 ** min(failures - 1, 16), _LAST_RETRY)
     return max(asked or 0.0, wait * (0.75 + chance / 2))
+
+
+_NOT_ITS_FAULT = 8
+"""Tries in vain, a quarter of an hour of them, of which an end is not held for the reason. What something on
+the way drops looks like a platform that is away."""
+
+
+class Wait(NamedTuple):
+    """What follows from a try in vain."""
+
+    own: float | None
+    """Seconds until this end is tried again; ``None``: it waits with the others."""
+    all: float | None
+    """Seconds until any is."""
+    is_news: bool
+    """An operator has not been told yet."""
+
+
+class Tries:
+    """What has come of telling ends: which one is next, and who waits how long.
+
+    What fails alone waits behind the others, and keeps none of them. A platform that fails for
+    one after the other, or does not answer, is not asked for each.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, int] = {}
+        """Tries in vain of which the end may be the reason."""
+        self._lost: dict[str, int] = {}
+        """Tries in vain of which the platform seems to be."""
+        self._in_a_row: set[str] = set()
+        """Ends that may be the reason, since the last that was told."""
+        self._away = 0
+        """Tries in vain of which the platform seems to be, likewise."""
+
+    def in_order(self, untold: Sequence[str]) -> list[str]:
+        """Return what nobody was told, oldest first but for what failed; all else is forgotten."""
+        for tries in (self._own, self._lost):
+            for gone in tries.keys() - {*untold}:
+                del tries[gone]
+        self._in_a_row.intersection_update(untold)
+        return sorted(untold, key=lambda turn_id: self._own.get(turn_id, 0))
+
+    @property
+    def fail_for_all(self) -> bool:
+        """One end may be the reason of its own failures; of a second one's in a row, the platform is."""
+        return self._away > 0 or len(self._in_a_row) > 1
+
+    def told(self) -> None:
+        """One was told, or refused for good: the platform works."""
+        self._in_a_row.clear()
+        self._away = 0
+
+    def failed(self, turn_id: str, *, status: int | None, asked: float | None, chance: float) -> Wait:
+        """A try was in vain; see :func:`retry_in` for the arguments."""
+        was_news, lost = not self.fail_for_all, self._lost.get(turn_id, 0)
+        if concerns_all(status) and lost < _NOT_ITS_FAULT:
+            self._lost[turn_id] = lost + 1
+            self._away += 1
+            return Wait(None, retry_in(self._away, asked=asked, chance=chance), was_news)
+        self._in_a_row.add(turn_id)
+        own = self._own[turn_id] = self._own.get(turn_id, 0) + 1
+        others = max(1, len(self._in_a_row) - 1)
+        return Wait(
+            retry_in(own, asked=asked, chance=chance),
+            retry_in(others, asked=asked, chance=chance) if self.fail_for_all else None,
+            was_news and own == 1,
+        )
 
 
 # --- work, for the platform -------------------------------------------------------------

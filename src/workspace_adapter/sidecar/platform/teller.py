@@ -11,17 +11,13 @@ from functools import partial
 import anyio
 
 from ...errors import JournalUnavailable, PlatformError
-from ...telling import concerns_all, is_refusal, notification, retry_in
+from ...telling import Tries, is_refusal, notification
 from ...turns import TOLD, Turn
 from ..insist import RETRY, insist
 from ..journal import Journal
 from .errand import errand
 
 logger = logging.getLogger(__name__)
-
-_NOT_ITS_FAULT = 8
-"""Tries in vain, a quarter of an hour of them, of which a turn is not held for the reason. What something on
-the way drops looks like a platform that is away."""
 
 
 class Teller:
@@ -50,14 +46,7 @@ class Teller:
         self._clock = clock
         self._due: dict[str, float] = {}
         """Turns that are not to be told yet, and until when."""
-        self._failed: dict[str, int] = {}
-        """Tries in vain of which the turn may be the reason."""
-        self._lost: dict[str, int] = {}
-        """Tries in vain of which the platform seems to be."""
-        self._in_vain: set[str] = set()
-        """Those turns, since the platform was told anything."""
-        self._away = 0
-        """Tries in vain of which no turn is the reason, likewise."""
+        self._tries = Tries()
         self._held_until = -math.inf
         self._look_at = math.inf
         self._sooner = anyio.Event()
@@ -90,13 +79,10 @@ class Teller:
 
     async def _tell_all(self, notify: Callable[[str], object]) -> None:
         untold = self._journal.untold()
-        for gone in (self._due.keys() | self._failed.keys() | self._lost.keys()) - {*untold}:
-            # Heard by its caller in the meantime, or running again.
-            for known in (self._due, self._failed, self._lost):
-                known.pop(gone, None)
-            self._in_vain.discard(gone)
+        for gone in self._due.keys() - {*untold}:  # heard by its caller meanwhile, or running again
+            del self._due[gone]
         now = anyio.current_time()
-        for turn_id in sorted(untold, key=lambda turn_id: self._failed.get(turn_id, 0)):
+        for turn_id in self._tries.in_order(untold):
             due = max(self._due.get(turn_id, now), self._held_until)
             if due > now:
                 self._look(due)
@@ -121,50 +107,29 @@ class Teller:
         await insist(
             lambda: self._journal.notified(turn.id, turn.attempt, refused=refused, now=self._clock())
         )
-        self._failed.pop(turn.id, None)
-        self._lost.pop(turn.id, None)
-        if self._fails_for_all:
+        if self._tries.fail_for_all:
             logger.warning("the platform can be told again how turns ended")
-        self._in_vain.clear()
-        self._away = 0
+        self._tries.told()
         if refused is None:
             logger.info("turn %s: told to the user of the canvas", turn.id, extra={"turn_id": turn.id})
 
-    @property
-    def _fails_for_all(self) -> bool:
-        """One turn may be the reason of its own failures; of a second's in a row, the platform is."""
-        return self._away > 0 or len(self._in_vain) > 1
-
     def _try_again(self, turn: Turn, error: PlatformError) -> None:
-        told_before = self._fails_for_all
-        lost = self._lost.get(turn.id, 0)
-        if concerns_all(error.status) and lost < _NOT_ITS_FAULT:
-            self._lost[turn.id] = lost + 1
-            self._away += 1
-            self._hold(self._away, error)
-        else:
-            self._in_vain.add(turn.id)
-            failures = self._failed[turn.id] = self._failed.get(turn.id, 0) + 1
-            told_before |= failures > 1
-            self._wait(turn.id, self._retry_in(failures, error))
-            if self._fails_for_all:
-                self._hold(len(self._in_vain) - 1, error)
-        if not told_before:
+        # The chance is for spreading tries, not for secrets.
+        wait = self._tries.failed(
+            turn.id, status=error.status, asked=error.retry_after, chance=random.random()
+        )
+        if wait.own is not None:
+            self._wait(turn.id, wait.own)
+        if wait.all is not None:
+            self._held_until = anyio.current_time() + wait.all
+            self._look(self._held_until)
+        if wait.is_news:
             logger.warning(
                 "turn %s: its user could not be told how it ended: %s. Tried again for as long as the turn is"
                 " kept",
                 turn.id,
                 error,
             )
-
-    def _hold(self, failures: int, error: PlatformError) -> None:
-        """Tell nothing for a while."""
-        self._held_until = anyio.current_time() + self._retry_in(max(1, failures), error)
-        self._look(self._held_until)
-
-    def _retry_in(self, failures: int, error: PlatformError) -> float:
-        # The chance is for spreading tries, not for secrets.
-        return retry_in(failures, asked=error.retry_after, chance=random.random())
 
     def _wait(self, turn_id: str, seconds: float) -> None:
         self._due[turn_id] = anyio.current_time() + seconds
