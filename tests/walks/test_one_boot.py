@@ -377,7 +377,7 @@ async def test_a_second_sidecar_on_one_state_directory_names_the_owner_though_it
         first.process.send_signal(signal.SIGSTOP)
         second.spawn()
         assert await second.exited() == 2
-        assert f"in use by process {first.process.pid} (boot " in second.logged()
+        assert f"in use by process {first.process.pid} on " in second.logged()
         first.process.send_signal(signal.SIGCONT)
         assert answer_of((await first.send(script({"answer": "mine"}))).json()) == "mine"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import anyio
@@ -49,8 +50,8 @@ async def test_a_second_process_gives_up_after_its_patience_and_names_the_owner(
     with child("own", state_dir) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "ready\n"
-        named = rf"in use by process {owner.pid} \(boot boot-{owner.pid}, since 20\d\d-"
-        with pytest.raises(StateDirError, match=named):
+        who = rf"process {owner.pid} on {socket.gethostname()} \(boot boot-{owner.pid}, since 20\d\d-"
+        with pytest.raises(StateDirError, match=f"in use by {who}"):
             await Journal.open(state_dir, boot_id="second", now=NOW, patience=0.15)
         assert scalar(state_dir / "journal.db", "SELECT boot_id FROM owner") == f"boot-{owner.pid}"
         owner.communicate("leave\n")
@@ -107,7 +108,9 @@ async def test_a_lock_file_in_disorder_does_not_matter(state_dir: Path) -> None:
     lock = state_dir / "journal.lock"
     lock.write_text("not JSON, and longer than what stands here afterwards" * 9)
     journal = await Journal.open(state_dir, boot_id="boot-1", now=NOW)
-    assert re.fullmatch(r'\{"boot_id": "boot-1", "pid": \d+, "since": [\d.]+\}', lock.read_text())
+    assert re.fullmatch(
+        r'\{"boot_id": "boot-1", "pid": \d+, "host": ".*", "since": [\d.]+\}', lock.read_text()
+    )
     lock.write_text("{}")
     with pytest.raises(StateDirError, match="in use by another process"):
         await Journal.open(state_dir, boot_id="boot-2", now=NOW, patience=0)

@@ -96,7 +96,8 @@ def _try(path: Path, *, boot_id: str, now: float) -> Lock | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_ino != path.stat().st_ino:
             raise BlockingIOError  # somebody replaced it between the two calls
-        owner = {"boot_id": boot_id, "pid": os.getpid(), "since": now}
+        # For a person: another container has pids of its own, and its host name is how to find it.
+        owner = {"boot_id": boot_id, "pid": os.getpid(), "host": os.uname().nodename, "since": now}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(owner).encode(), 0)
     except (BlockingIOError, FileNotFoundError):
@@ -112,7 +113,7 @@ def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_bytes())
         since = datetime.fromtimestamp(owner["since"], UTC).isoformat(timespec="seconds")
-        return f"process {owner['pid']} (boot {owner['boot_id']}, since {since})"
+        return f"process {owner['pid']} on {owner['host']} (boot {owner['boot_id']}, since {since})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
