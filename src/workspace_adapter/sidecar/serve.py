@@ -88,10 +88,8 @@ _MORE = 3600.0
 _SHOWN = 200
 """Characters of a setting, such as a prompt, that are logged."""
 
-
 _TRACES_GRACE = 0.5
 """Seconds a stop waits at most for traces to be sent."""
-
 
 _LAST_MOMENT = STOP_MARGIN / 2
 """Seconds before the engine's SIGKILL at which we end by ourselves what does not stop."""

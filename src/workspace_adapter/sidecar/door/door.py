@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 _BUSY_RETRY = 5
 """Seconds after which a message that found no room may be sent again."""
 
-
 _OWN_WINDOW = 60.0
 """Seconds within which as many messages are answered at once as may wait in the inbox."""
 
