@@ -26,6 +26,17 @@ def test_an_image_of_ones_own_starts_as_ours_does() -> None:
         assert f"\n{line}\n" in PAGE
 
 
+def test_an_image_of_ones_own_has_what_the_health_check_and_the_runtime_need() -> None:
+    snippet = PAGE.partition("## Into")[2].partition("```dockerfile")[2].partition("```")[0]
+    (health,) = re.findall(r"^HEALTHCHECK .*\n.*$", FILE, re.M)
+    read = re.findall(r"\$([A-Z_]+)", health)
+    assert read == ["WORKSPACE_PORT"]
+    assert re.search(r"^ENV .*\bWORKSPACE_PORT=\d", snippet, re.M)
+    (packages,) = re.findall(r'^ARG PACKAGES="(.*)"$', FILE, re.M)
+    (installed,) = re.findall("--no-install-recommends (.*?) &&", snippet)
+    assert installed.split() == ["tini", *packages.split()]
+
+
 def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     let_in = {line[1:] for line in lines if line.startswith("!")}
