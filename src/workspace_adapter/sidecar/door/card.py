@@ -14,6 +14,7 @@ from typing import Any
 from ... import __version__
 from ...errors import SettingsError
 from ...settings import Settings
+from ...wire import MAX_DEPTH, depth
 
 _BINDINGS = (("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3"))
 
@@ -103,6 +104,8 @@ def _theirs(path: str) -> Mapping[str, Any]:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise SettingsError((f"WORKSPACE_AGENT_CARD={path} is not JSON",)) from None
+    if depth(value) > MAX_DEPTH:
+        raise SettingsError((f"WORKSPACE_AGENT_CARD={path} is nested more than {MAX_DEPTH} levels deep",))
     if not isinstance(value, dict):
         raise SettingsError((f"WORKSPACE_AGENT_CARD={path} must hold a JSON object",))
     return value
