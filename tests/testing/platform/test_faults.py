@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 from collections.abc import Iterator
 
@@ -60,6 +61,19 @@ def test_a_late_answer_is_the_proper_one(platform: FakePlatform, sidecar: Sideca
     began = time.monotonic()
     assert sidecar.beat().json()["status"] == "ok"
     assert time.monotonic() - began >= 0.05
+
+
+def test_a_request_whose_answer_is_late_is_not_taken_for_a_newer_one(
+    platform: FakePlatform, sidecar: Sidecar
+) -> None:
+    platform.fail(Fault.late(0.3))
+    with concurrent.futures.ThreadPoolExecutor() as callers:
+        first = callers.submit(sidecar.beat, uptime_seconds=1)
+        while not platform.heartbeats:
+            time.sleep(0.001)
+        assert sidecar.beat(uptime_seconds=2).status_code == 200
+    assert first.result().status_code == 200
+    platform.assert_no_violations()
 
 
 def test_silence_lasts_until_the_client_gives_up(platform: FakePlatform, sidecar: Sidecar) -> None:

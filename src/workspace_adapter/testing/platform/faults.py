@@ -73,7 +73,7 @@ class Fault:
 
     @classmethod
     def late(cls, seconds: float) -> Self:
-        """Answer properly, after so many seconds."""
+        """Take the request at once and answer it properly, after so many seconds."""
         return cls(How.LATE, seconds=seconds)
 
     @classmethod

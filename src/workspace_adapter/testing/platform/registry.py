@@ -101,6 +101,8 @@ class Registry:
         entry.status = response.status_code
         if entry.status >= 300:
             self.excuse()
+        if fault is not None:
+            await anyio.sleep(fault.seconds)
         await response(scope, receive, send)
 
     def excuse(self) -> None:
@@ -111,7 +113,6 @@ class Registry:
         """Play a fault; return whether that was all."""
         match fault.how:
             case How.LATE:
-                await anyio.sleep(fault.seconds)
                 return False
             case How.SILENCE:
                 await until_gone(receive)
