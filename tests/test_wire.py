@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from base64 import b64encode, urlsafe_b64encode
 from typing import Any
@@ -316,7 +317,7 @@ def test_the_user_of_the_canvas_is_known_by_source_or_context(
 
 def test_only_a_positive_number_of_seconds_is_a_time_limit() -> None:
     assert wire.expires_in({"expires_in_seconds": 600}) == 600.0
-    for odd in (0, -1, True, "600", None):
+    for odd in (0, -1, True, "600", None, math.nan, math.inf, 1e300, 10**400):
         assert wire.expires_in({"expires_in_seconds": odd}) is None
 
 

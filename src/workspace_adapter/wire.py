@@ -345,11 +345,15 @@ def _metadata(params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def expires_in(params: Mapping[str, Any]) -> float | None:
-    """Return the sender's own time limit for a waiting message, in seconds."""
+    """Return the sender's own time limit for a waiting message, in seconds; ``None``: for ever.
+
+    What is no positive number is read as none, as the existing platform does.
+    """
     value = params.get("expires_in_seconds")
-    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-        return float(value)
-    return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Not a number and infinity fail the comparison, as what is too far away to matter does.
+    return float(value) if 0 < value < 1e10 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
