@@ -10,11 +10,16 @@
     │   ├── JournalUnavailable       it cannot be written now (disk full, I/O error)
     │   ├── JournalDamaged           part of it cannot be read; the next start salvages it
     │   └── JournalTaken             another process owns it now
+    ├── StoreError               something about the shim's store
+    │   ├── StoreTooNew              written by a newer version
+    │   └── StoreUnavailable         it cannot be read or written now
     ├── PlatformError            the platform cannot be reached, or answers no
     ├── InvalidTransition        a change of state the table does not have
     ├── Refused                  a message the door does not take
     │   ├── ContentConflict          same identity, other content
     │   ├── InboxFull                no room
+    │   ├── QueueFull                as many messages wait for this workspace as may
+    │   ├── UnknownWorkspace         there is no such workspace
     │   ├── BadMessage               nobody could work on it
     │   └── UnknownTask              no such task, or not this caller's
     └── AdapterError             raised by runtime adapters, and only by them
@@ -65,6 +70,18 @@ class JournalTaken(JournalError):
     """Another process took the journal over; this one may change nothing any more."""
 
 
+class StoreError(WorkspaceAdapterError):
+    """Something about the shim's store."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer version; upgrade every replica."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be read or written now. Nothing was acknowledged; try again."""
+
+
 class PlatformError(WorkspaceAdapterError):
     """The platform cannot be reached, or its answer is not a yes. The text says what to check."""
 
@@ -90,6 +107,19 @@ class ContentConflict(Refused):
 
 class InboxFull(Refused):
     """No room for another accepted message now; the text names the limit."""
+
+
+class QueueFull(Refused):
+    """As many messages wait for this workspace as may; the text names the limit."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(f"{depth} messages wait for this workspace, which is its limit; try again later")
+        self.depth = depth
+        """Messages that wait."""
+
+
+class UnknownWorkspace(Refused):
+    """There is no such workspace, or it was removed."""
 
 
 class BadMessage(Refused):

@@ -141,8 +141,8 @@ def order_key(enqueued_at: float, priority: int, weight: float) -> float:
     return enqueued_at - priority * weight
 
 
-def expires_at(params: Mapping[str, Any], enqueued_at: float) -> float | None:
-    """Return when a message stops being wanted, by its sender's ``expires_in_seconds``; ``None``: never.
+def expires_in(params: Mapping[str, Any]) -> float | None:
+    """Return the seconds for which a message is wanted, its sender's ``expires_in_seconds``; ``None``: for ever.
 
     What is no positive number is read as none, as the existing platform does.
     """
@@ -150,7 +150,7 @@ def expires_at(params: Mapping[str, Any], enqueued_at: float) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return None
     # Not a number and infinity fail the comparison, as what is too far away to matter does.
-    return enqueued_at + seconds if 0 < seconds < 1e10 else None
+    return float(seconds) if 0 < seconds < 1e10 else None
 
 
 def capacity(max_concurrent: int, active_tasks: int, leased: int) -> int:

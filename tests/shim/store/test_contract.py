@@ -1,0 +1,644 @@
+"""What any store does, tried on each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from tests.shim.store.conftest import RULES, Place
+from workspace_adapter.errors import (
+    BadMessage,
+    ContentConflict,
+    InvalidTransition,
+    QueueFull,
+    UnknownWorkspace,
+)
+from workspace_adapter.queueing import State, Verdict
+from workspace_adapter.shim.store.contract import Answer, Beat, Lease, Message, Settlement, Status, Store
+
+pytestmark = pytest.mark.anyio
+
+DONE = Verdict(state=State.COMPLETED, because="answered")
+BUSY = Verdict(state=State.QUEUED, because="busy", wait=5.0)
+LATER = Verdict(state=State.DELAYED, because="503", wait=7.0, strike=True)
+DEAD = Verdict(state=State.FAILED, because="given up", strike=True)
+ANSWER = Answer(status=200, body=b'{"result":{}}')
+
+
+def message(key: str, *, workspace_id: str = "w", context_id: str | None = None, **more: object) -> Message:
+    values = {"content_hash": f"hash-{key}", "body": f"body-{key}".encode(), **more}
+    return Message(workspace_id=workspace_id, turn_key=key, context_id=context_id, **values)  # type: ignore[arg-type]
+
+
+async def online(store: Store, workspace_id: str = "w", *, max_concurrent: int = 3, boot: str = "b1") -> None:
+    assert await store.create_workspace(workspace_id, max_concurrent=max_concurrent, now=0.0)
+    assert await store.register(workspace_id, url="http://w", boot_id=boot, now=0.0)
+
+
+async def sent(store: Store, *keys: str, now: float = 10.0, **more: object) -> list[int]:
+    return [(await store.enqueue(message(key, **more), now=now + n)).id for n, key in enumerate(keys)]  # type: ignore[arg-type]
+
+
+async def settle(
+    store: Store, lease: Lease, verdict: Verdict, now: float = 30.0, answer: Answer | None = None
+) -> bool:
+    return await store.settle(Settlement(lease=lease, verdict=verdict, answer=answer), now=now)
+
+
+async def state(store: Store, item_id: int) -> State | None:
+    item = await store.item(item_id)
+    return None if item is None else item.state
+
+
+# --- enqueue ------------------------------------------------------------------------------
+
+
+async def test_a_message_is_there_when_the_store_is_opened_again(place: Place) -> None:
+    async with place.open() as store:
+        await online(store)
+        (item_id,) = await sent(store, "a", headers={"traceparent": "00-1"}, caller="c", context_id="s")
+    async with place.open() as store:
+        (lease,) = await store.claim("w", "owner", now=20.0)
+    assert (lease.id, lease.body, lease.context_id, lease.caller) == (item_id, b"body-a", "s", "c")
+    assert lease.headers == {"traceparent": "00-1"}
+    assert lease.attempt == 1
+
+
+async def test_a_message_sent_again_joins_its_item(store: Store) -> None:
+    await online(store)
+    first = await store.enqueue(message("a"), now=10.0)
+    again = await store.enqueue(message("a"), now=11.0)
+    assert (again.id, again.joined, first.joined) == (first.id, True, False)
+    (lease,) = await store.claim("w", "owner", now=12.0)
+    assert (await store.enqueue(message("a"), now=13.0)).state is State.LEASED
+    await settle(store, lease, DONE, answer=ANSWER)
+    assert (await store.enqueue(message("a"), now=14.0)).state is State.COMPLETED
+    assert await store.claim("w", "owner", now=15.0) == []
+
+
+async def test_the_same_identity_with_other_content_is_refused(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    with pytest.raises(ContentConflict):
+        await store.enqueue(message("a", content_hash="other"), now=11.0)
+
+
+async def test_one_identity_at_two_workspaces_is_two_messages(store: Store) -> None:
+    await online(store)
+    await online(store, "v")
+    first = await store.enqueue(message("a"), now=1.0)
+    second = await store.enqueue(message("a", workspace_id="v"), now=1.0)
+    assert first.id != second.id
+
+
+async def test_the_same_message_sent_at_once_is_queued_once(store: Store) -> None:
+    await online(store)
+    got = []
+
+    async def send() -> None:
+        got.append(await store.enqueue(message("a")))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(send)
+    assert len({enqueued.id for enqueued in got}) == 1
+    assert sum(not enqueued.joined for enqueued in got) == 1
+
+
+async def test_a_full_queue_refuses_and_says_how_many_wait(store: Store) -> None:
+    await online(store)
+    await sent(store, *"abcde")
+    with pytest.raises(QueueFull, match="5 messages wait") as refused:
+        await store.enqueue(message("f"), now=11.0)
+    assert refused.value.depth == 5
+    assert (await store.enqueue(message("a"), now=11.0)).joined
+    (lease, *_) = await store.claim("w", "owner", most=1, now=20.0)
+    await store.enqueue(message("f"), now=21.0)
+    await settle(store, lease, LATER)
+    with pytest.raises(QueueFull):
+        await store.enqueue(message("g"), now=31.0)
+
+
+async def test_messages_that_arrive_at_once_do_not_overfill_the_queue(store: Store) -> None:
+    await online(store)
+    outcomes = []
+
+    async def send(key: int) -> None:
+        try:
+            outcomes.append((await store.enqueue(message(str(key)))).id)
+        except QueueFull:
+            outcomes.append(None)
+
+    async with anyio.create_task_group() as tasks:
+        for key in range(30):
+            tasks.start_soon(send, key)
+    kept = [item_id for item_id in outcomes if item_id is not None]
+    # Two statements under way at once each see only what was committed before: no more than two fills.
+    assert RULES.depth_cap <= len(kept) <= 2 * RULES.depth_cap
+    assert len(await store.items("w")) == len(kept)
+
+
+async def test_a_full_queue_is_no_other_workspaces_matter(store: Store) -> None:
+    await online(store)
+    await online(store, "v")
+    await sent(store, *"abcde")
+    await store.enqueue(message("a", workspace_id="v"), now=1.0)
+    assert (await store.depth("w"), await store.depth("v")) == (5, 1)
+
+
+async def test_nothing_is_queued_for_a_workspace_that_is_not_there(store: Store) -> None:
+    with pytest.raises(UnknownWorkspace):
+        await store.enqueue(message("a"), now=1.0)
+    await online(store)
+    await store.set_status("w", Status.REMOVED, were=[Status.ONLINE])
+    with pytest.raises(UnknownWorkspace):
+        await store.enqueue(message("a"), now=1.0)
+
+
+async def test_a_caller_that_hangs_up_takes_nothing_back(store: Store) -> None:
+    await online(store)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.enqueue, message("a"))
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            scope.cancel()
+    with anyio.fail_after(10):
+        while not await store.items("w"):
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("odd", ["a\0b", "half \ud800"])
+def test_what_no_store_can_keep_is_refused_before_it_gets_there(odd: str) -> None:
+    with pytest.raises(BadMessage, match="context_id holds a character"):
+        message("a", context_id=odd)
+    with pytest.raises(BadMessage, match="priority must be between"):
+        message("a", priority=10**6)
+
+
+async def test_one_message_that_is_refused_leaves_those_beside_it_alone(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    outcomes: list[str] = []
+
+    async def send(one: Message) -> None:
+        try:
+            await store.enqueue(one)
+            outcomes.append("kept")
+        except (ContentConflict, UnknownWorkspace) as refusal:
+            outcomes.append(type(refusal).__name__)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send, message("a", content_hash="other"))
+        tasks.start_soon(send, message("b"))
+        tasks.start_soon(send, message("c", workspace_id="nobody"))
+        tasks.start_soon(send, message("d"))
+    assert sorted(outcomes) == ["ContentConflict", "UnknownWorkspace", "kept", "kept"]
+
+
+# --- claim --------------------------------------------------------------------------------
+
+
+async def test_items_come_by_priority_then_arrival_and_age_catches_up(store: Store) -> None:
+    await online(store, max_concurrent=9)
+    for key, priority, at in (("old", 50, 10.0), ("new", 50, 20.0), ("urgent", 90, 20.0), ("late", 90, 71.0)):
+        await store.enqueue(message(key, priority=priority), now=at)
+    leases = await store.claim("w", "owner", now=100.0)
+    assert [lease.turn_key for lease in leases] == ["urgent", "old", "new", "late"]
+
+
+async def test_items_that_arrive_at_once_come_as_they_were_sent(store: Store) -> None:
+    await online(store, max_concurrent=9)
+    async with anyio.create_task_group() as tasks:
+        for key in "edcba":
+            tasks.start_soon(store.enqueue, message(key))
+    assert [lease.turn_key for lease in await store.claim("w", "owner")] == list("edcba")
+
+
+async def test_no_more_is_leased_than_the_workspace_has_room_for(store: Store) -> None:
+    await online(store, max_concurrent=3)
+    await sent(store, *"abcde")
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1)], now=15.0)
+    leases = await store.claim("w", "owner", now=20.0)
+    assert len(leases) == 2
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=3)], now=21.0)
+    assert await store.claim("w", "other", now=22.0) == []
+    for lease in leases:
+        await settle(store, lease, DONE)
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=31.0)
+    assert len(await store.claim("w", "other", now=32.0)) == 3
+    assert await store.claim("w", "owner", now=32.0) == []
+
+
+async def test_a_thousand_active_tasks_mean_not_now(store: Store) -> None:
+    await online(store, max_concurrent=5000)
+    await sent(store, "a")
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1000)], now=15.0)
+    assert await store.claim("w", "owner", now=20.0) == []
+    assert await store.due(now=20.0) == []
+
+
+async def test_two_items_of_one_session_are_never_leased_at_once(store: Store) -> None:
+    await online(store, max_concurrent=9)
+    await sent(store, "a", "b", context_id="s")
+    await sent(store, "c", context_id="t", now=12.0)
+    await sent(store, "d", now=13.0)
+    first, *others = await store.claim("w", "owner", now=20.0)
+    assert [lease.turn_key for lease in (first, *others)] == ["a", "c", "d"]
+    assert await store.claim("w", "owner", now=20.0) == []
+    await settle(store, first, DONE)
+    assert [lease.turn_key for lease in await store.claim("w", "owner", now=31.0)] == ["b"]
+
+
+async def test_a_session_keeps_its_order_while_its_first_item_waits_for_a_time(store: Store) -> None:
+    await online(store)
+    await sent(store, "a", "b", context_id="s")
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    await settle(store, lease, LATER, now=30.0)
+    assert await store.claim("w", "owner", now=31.0) == []
+    assert await store.promote(now=36.9) == 0
+    assert await store.promote(now=37.0) == 1
+    assert [lease.turn_key for lease in await store.claim("w", "owner", now=38.0)] == ["a"]
+
+
+@pytest.mark.parametrize("status", [Status.PROVISIONING, Status.OFFLINE, Status.FAILED, Status.PAUSED])
+async def test_nothing_is_leased_for_a_workspace_that_cannot_be_reached(store: Store, status: Status) -> None:
+    await online(store)
+    await sent(store, "a")
+    assert await store.set_status("w", status, were=[Status.ONLINE])
+    assert await store.claim("w", "owner", now=20.0) == []
+    assert await store.due(now=20.0) == []
+    (stranded,) = await store.stranded()
+    assert (stranded.workspace_id, stranded.status, stranded.waiting, stranded.oldest) == (
+        "w",
+        status,
+        1,
+        10.0,
+    )
+
+
+async def test_nothing_is_leased_for_a_workspace_that_is_restarting(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    assert await store.set_restarting("w", True)
+    assert not await store.set_restarting("w", True)
+    assert await store.claim("w", "owner", now=20.0) == []
+    assert await store.due(now=20.0) == []
+    assert await store.set_restarting("w", False)
+    assert len(await store.claim("w", "owner", now=20.0)) == 1
+
+
+async def test_many_claimers_at_once_share_the_items_between_them(store: Store) -> None:
+    await online(store, max_concurrent=5)
+    await sent(store, *"abcde")
+    got: list[int] = []
+
+    async def claim(n: int) -> None:
+        got.extend(lease.id for lease in await store.claim("w", f"owner{n}", most=1))
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(20):
+            tasks.start_soon(claim, n)
+    assert len(got) == len(set(got)) == 5
+
+
+# --- leases -------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_taken_over_when_its_renewals_were_missed_however_old_it_is(store: Store) -> None:
+    await online(store, max_concurrent=1)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "dead", now=20.0)
+    for now in range(30, 3000, 25):
+        assert await store.renew([lease], now=float(now)) == {lease.id}
+        assert await store.claim("w", "other", now=float(now)) == []
+    assert await store.due(now=3009.0) == []
+    assert await store.due(now=3036.0) == ["w"]
+    (taken,) = await store.claim("w", "other", now=3036.0)
+    assert (taken.id, taken.attempt, taken.lapses) == (lease.id, 2, 1)
+
+
+async def test_a_holder_that_lost_its_lease_changes_nothing(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    (lost,) = await store.claim("w", "dead", now=20.0)
+    (lease,) = await store.claim("w", "other", now=60.0)
+    assert await store.renew([lost], now=61.0) == set()
+    for verdict in (DONE, BUSY, LATER, DEAD):
+        assert not await settle(store, lost, verdict, now=62.0, answer=ANSWER)
+    assert not await settle(store, replace(lease, owner="somebody"), DONE, now=62.0)
+    assert not await settle(store, replace(lease, attempt=1), DONE, now=62.0)
+    assert await state(store, lease.id) is State.LEASED
+    assert await settle(store, lease, DONE, now=63.0, answer=ANSWER)
+    assert not await settle(store, lease, DONE, now=64.0, answer=Answer(status=500, body=b""))
+    item = await store.item(lease.id)
+    assert item is not None
+    assert item.answer == ANSWER
+
+
+async def test_what_a_dead_holder_left_is_taken_over_without_room(store: Store) -> None:
+    await online(store, max_concurrent=1)
+    await sent(store, "a", "b")
+    await store.claim("w", "dead", now=20.0)
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1)], now=55.0)
+    assert [lease.turn_key for lease in await store.claim("w", "other", now=60.0)] == ["a"]
+
+
+async def test_a_settlement_forgets_the_holders_that_died(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    for now in (20.0, 60.0, 100.0):
+        (lease,) = await store.claim("w", "dead", now=now)
+    assert lease.lapses == 2
+    await settle(store, lease, replace(BUSY, wait=0.0), now=101.0)
+    (lease,) = await store.claim("w", "owner", now=102.0)
+    assert (lease.lapses, lease.attempt) == (0, 4)
+
+
+# --- what becomes of it -------------------------------------------------------------------
+
+
+async def test_an_answer_is_kept_with_the_item(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    assert await settle(store, lease, DONE, answer=ANSWER)
+    item = await store.item(lease.id)
+    assert item is not None
+    assert (item.state, item.answer, item.ended_at, item.last_error) == (State.COMPLETED, ANSWER, 30.0, None)
+
+
+async def test_a_busy_answer_puts_the_same_row_back_in_its_place_and_holds_the_workspace(
+    store: Store,
+) -> None:
+    await online(store, max_concurrent=1)
+    first, _ = await sent(store, "a", "b")
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    assert await settle(store, lease, BUSY, now=30.0)
+    assert await store.claim("w", "owner", now=34.9) == []
+    assert await store.due(now=34.9) == []
+    assert await store.due(now=35.0) == ["w"]
+    (lease,) = await store.claim("w", "owner", now=35.0)
+    assert (lease.id, lease.strikes) == (first, 0)
+    assert len(await store.items("w")) == 2
+
+
+async def test_a_beat_that_shows_room_ends_the_hold(store: Store) -> None:
+    await online(store, max_concurrent=2)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    await settle(store, lease, BUSY, now=30.0)
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=2)], now=31.0)
+    assert await store.claim("w", "owner", now=31.0) == []
+    assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1)], now=31.0) == {"w": True}
+    assert len(await store.claim("w", "owner", now=31.0)) == 1
+
+
+async def test_strikes_are_counted_on_the_row(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    now = 20.0
+    for strikes in range(3):
+        (lease,) = await store.claim("w", "owner", now=now)
+        assert lease.strikes == strikes
+        await settle(store, lease, LATER, now=now + 1)
+        now += 10
+        assert await store.promote(now=now) == 1
+
+
+async def test_an_item_that_the_workspace_may_have_expires_no_more_and_needs_no_room(store: Store) -> None:
+    await online(store, max_concurrent=1)
+    await sent(store, "a", expires_in=60.0)
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    await settle(store, lease, replace(BUSY, taken=True, wait=0.0), now=30.0)
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1)], now=31.0)
+    assert await store.expire(now=1000.0) == 0
+    assert await store.due(now=1000.0) == ["w"]
+    (lease,) = await store.claim("w", "owner", now=1000.0)
+    assert lease.taken
+
+
+async def test_what_nobody_wants_any_longer_is_not_sent(store: Store) -> None:
+    await online(store)
+    item_id, _ = await sent(store, "a", "b", expires_in=60.0, context_id="s")
+    assert await store.expire(now=69.9) == 0
+    assert await store.claim("w", "owner", now=70.0) == []
+    assert await store.expire(now=70.0) == 1
+    assert await state(store, item_id) is State.EXPIRED
+    assert [lease.turn_key for lease in await store.claim("w", "owner", now=70.5)] == ["b"]
+    assert await store.expire(now=5000.0) == 0  # leased: its workspace is at work
+
+
+async def test_a_dead_letter_is_tried_anew_when_its_asker_sends_it_again(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    await settle(store, lease, DEAD, answer=Answer(status=500, body=b"no"))
+    item = await store.item(lease.id)
+    assert item is not None
+    assert (item.state, item.last_error, item.answer) == (
+        State.FAILED,
+        "given up",
+        Answer(status=500, body=b"no"),
+    )
+    again = await store.enqueue(message("a", expires_in=60.0), now=40.0)
+    assert (again.id, again.state, again.joined) == (lease.id, State.QUEUED, True)
+    item = await store.item(lease.id)
+    assert item is not None
+    assert (item.strikes, item.answer, item.expires_at, item.ended_at) == (0, None, 100.0, None)
+    (lease,) = await store.claim("w", "owner", now=41.0)
+    assert (lease.body, lease.attempt) == (b"body-a", 2)
+
+
+async def test_an_operator_replays_and_drops(store: Store) -> None:
+    await online(store)
+    first, second = await sent(store, "a", "b")
+    assert await store.drop(first, "poison", now=11.0)
+    assert not await store.drop(first, "poison", now=11.0)
+    assert (await store.enqueue(message("a"), now=12.0)).state is State.DROPPED
+    assert [lease.id for lease in await store.claim("w", "owner", now=20.0)] == [second]
+    assert await store.replay(first, now=21.0)
+    assert not await store.replay(first, now=21.0)
+    (lease,) = await store.claim("w", "owner", now=22.0)
+    assert lease.id == first
+    assert await store.drop(first, "poison", now=23.0)
+    assert not await settle(store, lease, DONE)
+    assert not await store.replay(10**9, now=1.0)
+
+
+async def test_an_answer_is_neither_replayed_nor_dropped(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    await settle(store, lease, DONE, answer=ANSWER)
+    assert not await store.replay(lease.id, now=31.0)
+    assert not await store.drop(lease.id, "no", now=31.0)
+    assert await state(store, lease.id) is State.COMPLETED
+
+
+async def test_a_verdict_that_a_lease_cannot_come_to_is_refused(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    with pytest.raises(InvalidTransition):
+        await settle(store, lease, Verdict(state=State.EXPIRED, because="no"))
+    assert await state(store, lease.id) is State.LEASED
+
+
+async def test_ended_items_are_forgotten_after_the_retention_and_live_ones_never(store: Store) -> None:
+    await online(store)
+    await sent(store, "a", "b")
+    (lease,) = await store.claim("w", "owner", most=1, now=20.0)
+    await settle(store, lease, DONE, answer=ANSWER)
+    assert await store.forget(now=30.0 + RULES.retention - 1) == 0
+    assert await store.forget(now=30.0 + RULES.retention) == 1
+    assert [item.turn_key for item in await store.items("w")] == ["b"]
+    assert await store.item(lease.id) is None
+    assert not (await store.enqueue(message("a"), now=5000.0)).joined
+
+
+async def test_items_are_listed_in_pages(store: Store) -> None:
+    await online(store)
+    ids = await sent(store, *"abcd")
+    await store.drop(ids[2], "no", now=20.0)
+    page = await store.items("w", most=2)
+    assert [item.id for item in page] == ids[:2]
+    assert [item.id for item in await store.items("w", after=page[-1].id)] == ids[2:]
+    assert [item.id for item in await store.items("w", state=State.DROPPED)] == [ids[2]]
+
+
+# --- workspaces ---------------------------------------------------------------------------
+
+
+async def test_a_workspace_is_what_it_registered(store: Store) -> None:
+    assert await store.workspace("w") is None
+    await online(store)
+    assert not await store.create_workspace("w", now=1.0)
+    assert await store.register("w", url="http://x", boot_id="b1", card={"name": "n"}, now=2.0)
+    workspace = await store.workspace("w")
+    assert workspace is not None
+    assert (workspace.url, workspace.status, workspace.card) == ("http://x", Status.ONLINE, {"name": "n"})
+    assert [one.id for one in await store.workspaces()] == ["w"]
+
+
+async def test_a_registration_of_a_life_that_was_replaced_changes_nothing(store: Store) -> None:
+    await online(store, boot="b1")
+    assert await store.register("w", url="http://new", boot_id="b2", now=5.0)
+    assert not await store.register("w", url="http://old", boot_id="b1", now=6.0)
+    workspace = await store.workspace("w")
+    assert workspace is not None
+    assert (workspace.url, workspace.boot_id) == ("http://new", "b2")
+    assert await store.register("w", url="http://newer", boot_id="b2", now=7.0)
+
+
+async def test_a_beat_of_a_life_that_was_replaced_changes_nothing(store: Store) -> None:
+    await online(store, boot="b1")
+    await store.register("w", url="http://new", boot_id="b2", now=5.0)
+    assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=7)], now=6.0) == {}
+    assert await store.beat([Beat(workspace_id="w", boot_id=None, active_tasks=7)], now=6.0) == {}
+    assert await store.beat([Beat(workspace_id="nobody", boot_id=None, active_tasks=7)], now=6.0) == {}
+    workspace = await store.workspace("w")
+    assert workspace is not None
+    assert workspace.active_tasks == 0
+
+
+async def test_a_new_life_begins_with_no_tasks_and_no_hold(store: Store) -> None:
+    await online(store, max_concurrent=1)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "owner", now=20.0)
+    await settle(store, lease, BUSY, now=30.0)
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1001)], now=30.0)
+    await store.register("w", url="http://w", boot_id="b2", now=31.0)
+    assert len(await store.claim("w", "owner", now=31.0)) == 1
+
+
+async def test_beats_are_kept_whole_and_the_last_one_counts(store: Store) -> None:
+    await online(store)
+    await online(store, "v", boot="c1")
+    beats = [
+        Beat(workspace_id="w", boot_id="b1", active_tasks=1),
+        Beat(workspace_id="v", boot_id="c1", active_tasks=0, degraded=True),
+        Beat(workspace_id="w", boot_id="b1", active_tasks=2, max_concurrent=4, report={"uptime": 5}),
+    ]
+    assert await store.beat(beats, now=9.0) == {"w": False, "v": False}
+    workspace, other = await store.workspace("w"), await store.workspace("v")
+    assert workspace is not None
+    assert other is not None
+    assert (workspace.active_tasks, workspace.max_concurrent, workspace.beat_at) == (2, 4, 9.0)
+    assert workspace.report == {"uptime": 5}
+    assert (other.status, other.max_concurrent) == (Status.DEGRADED, 3)
+
+
+@pytest.mark.parametrize("status", [Status.OFFLINE, Status.PROVISIONING, Status.FAILED, Status.DEGRADED])
+async def test_a_beat_brings_a_workspace_back(store: Store, status: Status) -> None:
+    await online(store)
+    await store.set_status("w", status, were=[Status.ONLINE])
+    assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=9.0) == {"w": False}
+    workspace = await store.workspace("w")
+    assert workspace is not None
+    assert workspace.status is Status.ONLINE
+
+
+async def test_neither_beat_nor_registration_ends_a_pause(store: Store) -> None:
+    await online(store)
+    await store.set_status("w", Status.PAUSED, were=[Status.ONLINE])
+    assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=9.0) == {}
+    assert not await store.register("w", url="http://late", boot_id="b2", now=9.0)
+    workspace = await store.workspace("w")
+    assert workspace is not None
+    assert (workspace.status, workspace.url) == (Status.PAUSED, "http://w")
+
+
+async def test_a_status_changes_only_from_where_it_was_thought_to_be(store: Store) -> None:
+    await online(store)
+    assert not await store.set_status("w", Status.OFFLINE, were=[Status.DEGRADED])
+    assert await store.set_status("w", Status.OFFLINE, were=[Status.DEGRADED, Status.ONLINE])
+
+
+async def test_a_workspace_that_is_removed_takes_its_tokens_and_messages_with_it(store: Store) -> None:
+    await online(store)
+    (item_id,) = await sent(store, "a")
+    await store.add_token("digest", workspace_id="w", label="l", now=1.0)
+    await store.add_token("admin", workspace_id=None, now=1.0)
+    assert await store.set_status("w", Status.REMOVED, were=list(Status))
+    assert await store.token("digest") is None
+    assert await state(store, item_id) is State.DROPPED
+    assert await store.workspaces() == []
+    with pytest.raises(UnknownWorkspace):
+        await store.register("w", url="http://w", boot_id="b9", now=9.0)
+    assert await store.create_workspace("w", now=10.0)
+    assert await store.register("w", url="http://w", boot_id="b1", now=11.0)
+
+
+async def test_a_token_is_known_by_its_digest_until_it_is_revoked(store: Store) -> None:
+    await store.add_token("digest", workspace_id="w", label="laptop", now=1.0)
+    token = await store.token("digest")
+    assert token is not None
+    assert (token.workspace_id, token.label, token.created_at) == ("w", "laptop", 1.0)
+    assert await store.revoke_token("digest")
+    assert not await store.revoke_token("digest")
+    assert await store.token("digest") is None
+
+
+# --- telling ------------------------------------------------------------------------------
+
+
+async def test_who_listens_hears_of_what_is_due_and_what_ended(place: Place) -> None:
+    async with place.open() as store:
+        due: list[str] = []
+        ended: list[int] = []
+        store.on_due, store.on_ended = due.append, ended.append
+        await online(store)
+        with anyio.fail_after(10):
+            while not due:
+                await anyio.sleep(0.005)
+        due.clear()
+        await sent(store, "a")
+        (lease,) = await store.claim("w", "owner", now=20.0)
+        await settle(store, lease, DONE, answer=ANSWER)
+        with anyio.fail_after(10):
+            while not (due and ended):
+                await anyio.sleep(0.005)
+    assert (set(due), ended) == ({"w"}, [lease.id])
