@@ -142,7 +142,7 @@ def order_key(enqueued_at: float, priority: int, weight: float) -> float:
 
 
 def expires_in(params: Mapping[str, Any]) -> float | None:
-    """Return the seconds for which a message is wanted, its sender's ``expires_in_seconds``; ``None``: for ever.
+    """Return the seconds a message is wanted for, its sender's ``expires_in_seconds``; ``None``: for ever.
 
     What is no positive number is read as none, as the existing platform does.
     """

@@ -123,7 +123,7 @@ async def test_a_full_queue_refuses_and_says_how_many_wait(store: Store) -> None
 
 async def test_messages_that_arrive_at_once_do_not_overfill_the_queue(store: Store) -> None:
     await online(store)
-    outcomes = []
+    outcomes: list[int | None] = []
 
     async def send(key: int) -> None:
         try:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
@@ -225,7 +226,8 @@ _ENQUEUE = f"""
         AS s (workspace_id, turn_key, content_hash, context_id, caller, method, priority, headers,
             expires_in, body, now, number)
     ), open AS (
-        SELECT w.id, {_DEPTH.format("w.id", "$12::int")} AS depth
+        SELECT w.id, CASE WHEN w.id = ANY ($14::text[]) THEN {_DEPTH.format("w.id", "$12::int")}
+            ELSE 0 END AS depth
         FROM workspaces AS w
         WHERE w.id = ANY ($2::text[]) AND w.status <> 'removed'
     ), fits AS (
@@ -234,13 +236,15 @@ _ENQUEUE = f"""
                 open.depth + row_number() OVER (PARTITION BY sent.workspace_id ORDER BY number) AS place
             FROM sent JOIN open ON open.id = sent.workspace_id
         ) AS placed WHERE place <= $12::int
-    )
+    ), made AS (
     INSERT INTO a2a_queue (workspace_id, turn_key, content_hash, context_id, caller, method, priority,
         headers, state, order_key, enqueued_at, expires_at, body)
     SELECT workspace_id, turn_key, content_hash, context_id, caller, method, priority, headers,
         'queued', at - priority * $13::float8, at, at + expires_in, body
     FROM fits ORDER BY number
     ON CONFLICT (workspace_id, turn_key) DO NOTHING RETURNING id, workspace_id, turn_key
+    )
+    SELECT made.*, open.depth FROM made JOIN open ON open.id = made.workspace_id
 """
 
 _KNOWN = f"""
@@ -435,6 +439,36 @@ class _Gathered(Generic[A, B]):
             self._under_way -= 1
 
 
+class _Room:
+    """How many messages may be queued for a workspace before its depth is counted again.
+
+    A count is as long as the queue. So one serves for an eighth of the room that it found, for
+    some seconds: up to eight replicas never fill a queue beyond its cap.
+    """
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._left: dict[str, tuple[int, float]] = {}
+
+    def ask(self, wanted: Mapping[str, int]) -> list[str]:
+        """Return the workspaces whose depth has to be counted, and take the room of the others."""
+        now = anyio.current_time()
+        if len(self._left) > 10_000:
+            self._left.clear()
+        counted = []
+        for workspace_id, number in wanted.items():
+            left, until = self._left.get(workspace_id, (0, 0.0))
+            if left >= number and now < until:
+                self._left[workspace_id] = (left - number, until)
+            else:
+                counted.append(workspace_id)
+        return counted
+
+    def told(self, workspace_id: str, depth: int) -> None:
+        """Take a count."""
+        self._left[workspace_id] = ((self._cap - depth) // 8, anyio.current_time() + 5.0)
+
+
 class PostgresStore:
     """What the shim keeps, in a PostgreSQL database that any number of replicas share."""
 
@@ -459,11 +493,13 @@ class PostgresStore:
         self._connections = connections
         self._patience = patience
         self._claims = 0
+        self._room = _Room(rules.depth_cap)
+        self._ear: Any = None
         self._due: set[str] = set()
         self._ended: set[int] = set()
         self._telling = False
-        self.on_due = _nobody
-        self.on_ended = _nobody
+        self.on_due: Callable[[str], None] = _nobody
+        self.on_ended: Callable[[int], None] = _nobody
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -570,23 +606,25 @@ class PostgresStore:
 
     async def _send_word(self) -> None:
         try:
-            while self._due or self._ended:
+            while (self._due or self._ended) and self._ear is not None:
                 due, self._due = self._due, set()
                 ended, self._ended = self._ended, set()
                 words = [f"d{workspace_id}" for workspace_id in due] + [f"e{item_id}" for item_id in ended]
-                with suppress(StoreUnavailable):  # the sweep finds what was not said
-                    await self._all(
+                with suppress(*_PASSING, asyncpg.PostgresError):  # the sweep finds what was not said
+                    await self._ear.execute(
                         "SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word", self._schema, words
                     )
         finally:
             self._telling = False
 
     async def _listen(self, settings: Mapping[str, str], listening: anyio.Event) -> None:
+        """Keep the one connection that listens, and speaks: a word is not worth a wait for the disk."""
+        settings = {**settings, "synchronous_commit": "off"}
         with self._listening:
             while True:
                 try:
                     connection = await asyncpg.connect(
-                        self._url, timeout=self._patience, server_settings=dict(settings)
+                        self._url, timeout=self._patience, server_settings=settings
                     )
                 except (*_PASSING, asyncpg.PostgresError):
                     await anyio.sleep(_PAUSE)
@@ -595,11 +633,14 @@ class PostgresStore:
                 try:
                     connection.add_termination_listener(lambda _, gone=gone: gone.set())
                     await connection.add_listener(self._schema, self._hear)
+                    self._ear = connection
                     listening.set()
+                    self._tell()
                     await gone.wait()
                 except (*_PASSING, asyncpg.PostgresError):
                     await anyio.sleep(_PAUSE)
                 finally:
+                    self._ear = None
                     connection.terminate()
 
     def _hear(self, _connection: object, _pid: int, _channel: str, word: object) -> None:
@@ -798,6 +839,7 @@ class PostgresStore:
         self, connection: Any, sent: Sequence[tuple[Message, float | None]]
     ) -> Sequence[Enqueued | Exception]:
         messages = [message for message, _ in sent]
+        counted = self._room.ask(Counter(message.workspace_id for message in messages))
         rows = await connection.fetch(
             _ENQUEUE,
             [now for _, now in sent],
@@ -813,7 +855,11 @@ class PostgresStore:
             [message.body for message in messages],
             self._rules.depth_cap,
             self._rules.priority_weight,
+            counted,
         )
+        for row in rows:
+            if row["workspace_id"] in counted:
+                self._room.told(row["workspace_id"], row["depth"])
         made = {(row["workspace_id"], row["turn_key"]): row["id"] for row in rows}
         self._tell(due={workspace_id for workspace_id, _ in made})
         results: list[Enqueued | Exception | None] = []

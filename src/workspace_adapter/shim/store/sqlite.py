@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -181,8 +181,8 @@ class SqliteStore:
     def __init__(self, path: Path, rules: Rules) -> None:
         self._path = path
         self._rules = rules
-        self.on_due = _nobody
-        self.on_ended = _nobody
+        self.on_due: Callable[[str], None] = _nobody
+        self.on_ended: Callable[[int], None] = _nobody
 
     async def __aenter__(self) -> Self:
         self._writer = Writer(
