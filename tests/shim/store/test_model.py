@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,11 +17,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.shim.store.conftest import RULES, Place
+from tests.shim.store import conftest
+from tests.shim.store.conftest import Place
 from workspace_adapter.errors import ContentConflict, QueueFull
 from workspace_adapter.queueing import State, Verdict
 from workspace_adapter.shim.store.contract import Answer, Beat, Lease, Message, Settlement, Status, Store
 
+RULES = replace(conftest.RULES, retention=60.0)
 WORKSPACES = ("v", "w")
 OWNERS = ("p", "q")
 VERDICTS = (
@@ -72,8 +74,6 @@ class Workspace:
     most: int
     active: int = 0
     hold: float = 0.0
-    restarting: bool = False
-    paused: bool = False
 
 
 class Queue(RuleBasedStateMachine):
@@ -97,7 +97,7 @@ class Queue(RuleBasedStateMachine):
             self.do(self.store.register, name, url="u", boot_id="b", now=self.now)
 
     def open(self) -> None:
-        self.opened = self.portal.wrap_async_context_manager(self.where.open())
+        self.opened = self.portal.wrap_async_context_manager(self.where.open(RULES))
         self.store: Store = self.opened.__enter__()
 
     def do(self, verb, *values, **more):  # type: ignore[no-untyped-def]
@@ -132,28 +132,33 @@ class Queue(RuleBasedStateMachine):
 
     @rule(
         workspace=st.sampled_from(WORKSPACES),
-        key=st.sampled_from("abcdefgh"),
+        keys=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4),
         content=st.sampled_from(["same", "same", "same", "other"]),
         expires_in=st.sampled_from([None, None, 5.0, 15.0]),
     )
-    def a_message_is_sent(self, workspace: str, key: str, content: str, expires_in: float | None) -> None:
+    def messages_are_sent(
+        self, workspace: str, keys: list[str], content: str, expires_in: float | None
+    ) -> None:
+        for key in keys:
+            self.send(workspace, key, content, expires_in)
+
+    def send(self, workspace: str, key: str, content: str, expires_in: float | None) -> None:
         context = {"a": "s", "b": "s", "c": "s", "d": "t"}.get(key)
         priority = 60 if key in "ae" else 50
+        known = next((item for item in self.of(workspace) if item.key == key), None)
         sent = Message(
             workspace_id=workspace,
             turn_key=key,
-            content_hash=content,
+            content_hash=content if known is not None else "same",
             body=key.encode(),
             context_id=context,
             priority=priority,
             expires_in=expires_in,
         )
-        known = next((item for item in self.of(workspace) if item.key == key), None)
         if known is not None and content != "same":
             with pytest.raises(ContentConflict):
                 self.do(self.store.enqueue, sent, now=self.now)
             return
-        assume(content == "same")
         again = known is not None and known.state in (State.FAILED, State.EXPIRED)
         if (known is None or again) and self.depth(workspace) >= RULES.depth_cap:
             with pytest.raises(QueueFull):
@@ -170,6 +175,9 @@ class Queue(RuleBasedStateMachine):
         assert (told.id, told.state) == (known.id, known.state)
 
     @rule(workspace=st.sampled_from(WORKSPACES), owner=st.sampled_from(OWNERS), most=st.integers(1, 4))
+    def a_dispatcher_claims(self, workspace: str, owner: str, most: int) -> None:
+        self.somebody_claims(workspace, owner, most)
+
     def somebody_claims(self, workspace: str, owner: str, most: int) -> None:
         expected = self.to_be_leased(workspace, most)
         leases: list[Lease] = self.do(self.store.claim, workspace, owner, most=most, now=self.now)
@@ -186,7 +194,7 @@ class Queue(RuleBasedStateMachine):
 
     def to_be_leased(self, name: str, most: int) -> list[Known]:
         workspace, items = self.workspaces[name], self.of(name)
-        if workspace.restarting or workspace.paused or workspace.hold > self.now or workspace.active >= 1000:
+        if workspace.hold > self.now or workspace.active >= 1000:
             return []
         held = [item for item in items if item.state is State.LEASED]
         free = sorted((item for item in items if self.is_next(item, items)), key=lambda item: item.place)
@@ -206,10 +214,31 @@ class Queue(RuleBasedStateMachine):
             other.state is State.LEASED or (other.waits and other.place < item.place) for other in session
         )
 
+    @rule(workspace=st.sampled_from(WORKSPACES), seconds=st.sampled_from([31.0, 50.0]))
+    def a_holder_dies(self, workspace: str, seconds: float) -> None:
+        self.now += seconds
+        self.somebody_claims(workspace, "r", 2)
+
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), verdict=st.sampled_from(VERDICTS))
     def a_holder_settles(self, data: st.DataObject, verdict: Verdict) -> None:
-        lease = data.draw(st.sampled_from(self.leases[-8:]))
+        self.settle(data.draw(st.sampled_from(self.leases[-8:])), verdict)
+
+    @rule(workspace=st.sampled_from(WORKSPACES), verdict=st.sampled_from(VERDICTS), late=st.booleans())
+    def a_dispatcher_does_its_work(self, workspace: str, verdict: Verdict, late: bool) -> None:
+        self.workspaces[workspace].active = 0
+        self.workspaces[workspace].hold = 0.0
+        self.do(self.store.beat, [Beat(workspace_id=workspace, boot_id="b", active_tasks=0)], now=self.now)
+        before = len(self.leases)
+        self.somebody_claims(workspace, "p", 4)
+        mine = self.leases[before:]
+        if late:  # another holds them by now
+            self.now += RULES.lease
+            self.somebody_claims(workspace, "q", 4)
+        for lease in mine:
+            self.settle(lease, verdict)
+
+    def settle(self, lease: Lease, verdict: Verdict) -> None:
         answer = Answer(status=200, body=f"{lease.id}/{lease.attempt}".encode())
         item = self.items.get(lease.id)
         holds = item is not None and item.state is State.LEASED and item.holder == lease
@@ -266,12 +295,16 @@ class Queue(RuleBasedStateMachine):
             if may:
                 self.anew(item, None)
 
-    @rule(name=st.sampled_from(WORKSPACES), active=st.sampled_from([0, 0, 1, 2, 1000]), boot=st.booleans())
+    @rule(
+        name=st.sampled_from(WORKSPACES),
+        active=st.sampled_from([0, 0, 0, 1, 2, 1000]),
+        boot=st.sampled_from([True, True, False]),
+    )
     def a_workspace_beats(self, name: str, active: int, boot: bool) -> None:
         workspace = self.workspaces[name]
         beat = Beat(workspace_id=name, boot_id="b" if boot else "old", active_tasks=active)
         counted = self.do(self.store.beat, [beat], now=self.now)
-        if not boot or workspace.paused:
+        if not boot:
             assert counted == {}
             return
         assert counted == {name: self.depth(name) > 0}
@@ -280,19 +313,25 @@ class Queue(RuleBasedStateMachine):
             workspace.hold = 0.0
 
     @rule(name=st.sampled_from(WORKSPACES), pause=st.booleans())
-    def a_workspace_stops_or_goes_on(self, name: str, pause: bool) -> None:
-        workspace = self.workspaces[name]
+    def a_workspace_stops_for_a_while(self, name: str, pause: bool) -> None:
         if pause:
-            status = Status.ONLINE if workspace.paused else Status.PAUSED
-            assert self.do(self.store.set_status, name, status, were=list(Status))
-            workspace.paused = not workspace.paused
+            assert self.do(self.store.set_status, name, Status.PAUSED, were=[Status.ONLINE])
+            beat = Beat(workspace_id=name, boot_id="b", active_tasks=0)
+            assert self.do(self.store.beat, [beat], now=self.now) == {}
         else:
-            workspace.restarting = not workspace.restarting
-            assert self.do(self.store.set_restarting, name, workspace.restarting)
+            assert self.do(self.store.set_restarting, name, True)
+        assert self.do(self.store.claim, name, "p", now=self.now) == []
+        assert name not in self.do(self.store.due, now=self.now)
+        if pause:
+            assert [one.waiting for one in self.do(self.store.stranded)] == [self.depth(name)] * (
+                self.depth(name) > 0
+            )
+            assert self.do(self.store.set_status, name, Status.ONLINE, were=[Status.PAUSED])
+        else:
+            assert self.do(self.store.set_restarting, name, False)
 
     @rule()
     def old_items_are_forgotten(self) -> None:
-        self.now += RULES.retention / 2
         old = [
             i.id
             for i in self.items.values()
@@ -346,9 +385,10 @@ def test_each_store_does_what_the_model_does(place: Place) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: Queue(place, next(numbers)),
         settings=settings(
-            max_examples=40 if place.kind == "sqlite" else 20,
-            stateful_step_count=40,
+            max_examples=100 if place.kind == "sqlite" else 30,
+            stateful_step_count=50,
             deadline=None,
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )
