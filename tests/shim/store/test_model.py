@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -22,6 +24,8 @@ from tests.shim.store.conftest import Place
 from workspace_adapter.errors import ContentConflict, QueueFull
 from workspace_adapter.queueing import State, Verdict
 from workspace_adapter.shim.store.contract import Answer, Beat, Lease, Message, Settlement, Status, Store
+
+T = TypeVar("T")
 
 RULES = replace(conftest.RULES, retention=60.0)
 WORKSPACES = ("v", "w")
@@ -100,7 +104,7 @@ class Queue(RuleBasedStateMachine):
         self.opened = self.portal.wrap_async_context_manager(self.where.open(RULES))
         self.store: Store = self.opened.__enter__()
 
-    def do(self, verb, *values, **more):  # type: ignore[no-untyped-def]
+    def do(self, verb: Callable[..., Awaitable[T]], *values: object, **more: object) -> T:
         return self.portal.call(lambda: verb(*values, **more))
 
     def teardown(self) -> None:
@@ -374,16 +378,17 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def answers_are_those_of_the_holder_that_settled(self) -> None:
-        ended = [item for item in self.items.values() if item.answer is not None]
-        for item in ended[-1:]:
-            told = self.do(self.store.item, item.id)
-            assert told.answer == Answer(status=200, body=item.answer)
+        answers = {item.id: item.answer for item in self.items.values() if item.answer is not None}
+        for item_id, body in list(answers.items())[-1:]:
+            told = self.do(self.store.item, item_id)
+            assert told is not None
+            assert told.answer == Answer(status=200, body=body)
 
 
 def test_each_store_does_what_the_model_does(place: Place) -> None:
     numbers = iter(range(10**6))
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: Queue(place, next(numbers)),
+    run_state_machine_as_test(
+        lambda: Queue(place, next(numbers)),  # type: ignore[arg-type]
         settings=settings(
             max_examples=100 if place.kind == "sqlite" else 30,
             stateful_step_count=50,
