@@ -58,6 +58,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
 ROOMS = {
     "runtimes": "claude",
     "testing": "test",
+    "shim/store/postgres.py": "platform",
     "sidecar/telemetry/exporter.py": "otel",
     "sidecar/telemetry/metrics.py": "metrics",
 }

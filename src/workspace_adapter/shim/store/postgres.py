@@ -336,11 +336,18 @@ _DUE = f"""
         UNION ALL
         SELECT workspace_id, false FROM a2a_queue WHERE state = 'leased' AND lease_until <= {_NOW}
     )
-    SELECT DISTINCT w.id FROM due
-    JOIN workspaces AS w ON w.id = due.id JOIN vitals AS v ON v.workspace_id = w.id
-    WHERE w.status IN {_among(REACHABLE)} AND NOT w.restarting AND v.hold_until <= {_NOW}
-        AND v.active_tasks < {queueing.NO_ROOM} AND (NOT due.fresh OR v.active_tasks < v.max_concurrent)
-    ORDER BY w.id
+    SELECT DISTINCT due.id FROM due
+    CROSS JOIN LATERAL (
+        -- OFFSET 0: looked up for each, whatever the planner thinks of tables it has not analysed yet.
+        SELECT FROM workspaces AS w WHERE w.id = due.id AND w.status IN {_among(REACHABLE)}
+            AND NOT w.restarting OFFSET 0
+    ) AS reachable
+    CROSS JOIN LATERAL (
+        SELECT FROM vitals AS v WHERE v.workspace_id = due.id AND v.hold_until <= {_NOW}
+            AND v.active_tasks < {queueing.NO_ROOM}
+            AND (NOT due.fresh OR v.active_tasks < v.max_concurrent) OFFSET 0
+    ) AS has_room
+    ORDER BY due.id
 """
 
 _STRANDED = f"""
