@@ -642,3 +642,22 @@ async def test_who_listens_hears_of_what_is_due_and_what_ended(place: Place) -> 
             while not (due and ended):
                 await anyio.sleep(0.005)
     assert (set(due), ended) == ({"w"}, [lease.id])
+
+
+async def test_what_holds_of_a_short_queue_holds_while_there_is_plenty_of_room(place: Place) -> None:
+    async with place.open(replace(RULES, depth_cap=1000)) as store:
+        await online(store)
+        first, second = await sent(
+            store, "a", "b", expires_in=60.0, priority=70, headers={"traceparent": "00-1"}
+        )
+        assert (await store.enqueue(message("b"), now=12.0)).id == second
+        with pytest.raises(ContentConflict):
+            await store.enqueue(message("b", content_hash="other"), now=12.0)
+        with pytest.raises(UnknownWorkspace):
+            await store.enqueue(message("b", workspace_id="nobody"), now=12.0)
+        assert [item.expires_at for item in await store.items("w")] == [70.0, 71.0]
+        leases = await store.claim("w", "owner", now=20.0)
+        assert [(lease.id, lease.headers) for lease in leases] == [
+            (first, {"traceparent": "00-1"}),
+            (second, {"traceparent": "00-1"}),
+        ]

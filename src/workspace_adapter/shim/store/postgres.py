@@ -247,6 +247,16 @@ _ENQUEUE = f"""
     SELECT made.*, open.depth FROM made JOIN open ON open.id = made.workspace_id
 """
 
+_ENQUEUE_ONE = f"""
+    INSERT INTO a2a_queue (workspace_id, turn_key, content_hash, context_id, caller, method, priority,
+        headers, state, order_key, enqueued_at, expires_at, body)
+    SELECT w.id, $3, $4, $5, $6, $7, $8::int, $9, 'queued', {_NOW} - $8::int * $12::float8, {_NOW},
+        {_NOW} + $10::float8, $11
+    FROM workspaces AS w WHERE w.id = $2 AND w.status <> 'removed'
+    ON CONFLICT (workspace_id, turn_key) DO NOTHING RETURNING id, workspace_id, turn_key
+"""
+"""The same for one message that there is room for: most, and less than half the work."""
+
 _KNOWN = f"""
     SELECT asked.workspace_id, asked.turn_key, q.id, q.state, q.content_hash,
         (SELECT status FROM workspaces AS w WHERE w.id = asked.workspace_id) AS status,
@@ -847,23 +857,10 @@ class PostgresStore:
     ) -> Sequence[Enqueued | Exception]:
         messages = [message for message, _ in sent]
         counted = self._room.ask(Counter(message.workspace_id for message in messages))
-        rows = await connection.fetch(
-            _ENQUEUE,
-            [now for _, now in sent],
-            [message.workspace_id for message in messages],
-            [message.turn_key for message in messages],
-            [message.content_hash for message in messages],
-            [message.context_id for message in messages],
-            [message.caller for message in messages],
-            [message.method for message in messages],
-            [message.priority for message in messages],
-            [json.dumps(dict(message.headers)) for message in messages],
-            [message.expires_in for message in messages],
-            [message.body for message in messages],
-            self._rules.depth_cap,
-            self._rules.priority_weight,
-            counted,
-        )
+        if len(messages) == 1 and not counted:
+            rows = await self._insert_one(connection, *sent[0])
+        else:
+            rows = await self._insert_all(connection, sent, counted)
         for row in rows:
             if row["workspace_id"] in counted:
                 self._room.told(row["workspace_id"], row["depth"])
@@ -890,6 +887,47 @@ class PostgresStore:
             or await self._join(connection, message, found[message.workspace_id, message.turn_key], now)
             for (message, now), result in zip(sent, results, strict=True)
         ]
+
+    async def _insert_one(self, connection: Any, message: Message, now: float | None) -> list[asyncpg.Record]:
+        rows: list[asyncpg.Record] = await connection.fetch(
+            _ENQUEUE_ONE,
+            now,
+            message.workspace_id,
+            message.turn_key,
+            message.content_hash,
+            message.context_id,
+            message.caller,
+            message.method,
+            message.priority,
+            json.dumps(dict(message.headers)),
+            message.expires_in,
+            message.body,
+            self._rules.priority_weight,
+        )
+        return rows
+
+    async def _insert_all(
+        self, connection: Any, sent: Sequence[tuple[Message, float | None]], counted: Sequence[str]
+    ) -> list[asyncpg.Record]:
+        messages = [message for message, _ in sent]
+        rows: list[asyncpg.Record] = await connection.fetch(
+            _ENQUEUE,
+            [now for _, now in sent],
+            [message.workspace_id for message in messages],
+            [message.turn_key for message in messages],
+            [message.content_hash for message in messages],
+            [message.context_id for message in messages],
+            [message.caller for message in messages],
+            [message.method for message in messages],
+            [message.priority for message in messages],
+            [json.dumps(dict(message.headers)) for message in messages],
+            [message.expires_in for message in messages],
+            [message.body for message in messages],
+            self._rules.depth_cap,
+            self._rules.priority_weight,
+            counted,
+        )
+        return rows
 
     async def _join(
         self, connection: Any, message: Message, known: asyncpg.Record, now: float | None
