@@ -28,6 +28,7 @@ async def main(kind: str, url: str, schema: str, owner: str, lease: float) -> No
             await store.promote()
             for workspace_id in await store.due():
                 for held in await store.claim(workspace_id, owner, most=3):
+                    await anyio.sleep(0.01)  # a turn: most die in one
                     verdict = random.choices((DONE, BUSY, LATER), (8, 1, 1))[0]
                     answer = Answer(status=200, body=f"{held.id}/{held.attempt}".encode())
                     settled = await store.settle(Settlement(lease=held, verdict=verdict, answer=answer))
