@@ -661,3 +661,12 @@ async def test_what_holds_of_a_short_queue_holds_while_there_is_plenty_of_room(p
             (first, {"traceparent": "00-1"}),
             (second, {"traceparent": "00-1"}),
         ]
+
+
+async def test_what_dead_holders_left_is_taken_over_first_in_order_first(store: Store) -> None:
+    await online(store, max_concurrent=3)
+    for key, priority in (("c", 10), ("b", 50), ("a", 90)):
+        await store.enqueue(message(key, priority=priority), now=10.0)
+    assert len(await store.claim("w", "dead", now=20.0)) == 3
+    assert [lease.turn_key for lease in await store.claim("w", "p", most=2, now=60.0)] == ["a", "b"]
+    assert [lease.turn_key for lease in await store.claim("w", "p", most=2, now=60.0)] == ["c"]

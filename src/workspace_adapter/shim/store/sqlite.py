@@ -465,21 +465,23 @@ class SqliteStore:
         if workspace is None:
             return []
         held = transaction.all(
-            "SELECT id, lease_until FROM a2a_queue WHERE workspace_id = ? AND state = 'leased'", workspace_id
+            "SELECT id, order_key, lease_until FROM a2a_queue WHERE workspace_id = ? AND state = 'leased'"
+            " ORDER BY order_key, id",
+            workspace_id,
         )
-        chosen = [row["id"] for row in held if queueing.lapsed(row["lease_until"], at)][:most]
+        chosen = [row for row in held if queueing.lapsed(row["lease_until"], at)][:most]
         room = queueing.capacity(workspace["max_concurrent"], workspace["active_tasks"], len(held))
         for is_taken, limit in ((1, most), (0, min(room, most))):
             rows = transaction.all(
-                f"SELECT id FROM a2a_queue AS q WHERE workspace_id = ? AND state = 'queued'"
+                f"SELECT id, order_key FROM a2a_queue AS q WHERE workspace_id = ? AND state = 'queued'"
                 f" AND taken = {is_taken} AND {_FIRST} ORDER BY order_key, id LIMIT ?",
                 workspace_id,
                 at,
                 limit,
             )
-            chosen += [row["id"] for row in rows]
+            chosen += rows
         leases = []
-        for item_id in chosen:
+        for _, item_id in sorted((row["order_key"], row["id"]) for row in chosen):
             row = transaction.one(
                 "UPDATE a2a_queue SET attempt = attempt + 1, lapses = lapses + (state = 'leased'),"
                 " state = 'leased', lease_owner = ?, lease_until = ?, leased_at = ?, due_at = NULL"
