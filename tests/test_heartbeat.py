@@ -22,7 +22,8 @@ from workspace_adapter.heartbeat import (
     Watch,
     heartbeat,
 )
-from workspace_adapter.wire import NO_ROOM, WEDGED, Heartbeat
+from workspace_adapter.queueing import NO_ROOM
+from workspace_adapter.wire import WEDGED, Heartbeat
 
 ME = Identity(workspace_id="w", boot_id="b", version="1", idle_timeout=1500.5, began=100.0)
 

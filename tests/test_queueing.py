@@ -24,7 +24,6 @@ from workspace_adapter.queueing import (
     backoff,
     capacity,
     check,
-    expires_in,
     judge,
     lapsed,
     order_key,
@@ -299,17 +298,6 @@ def test_higher_priority_comes_first_and_age_catches_up() -> None:
     assert order_key(100.0, 90, 1.0) < order_key(100.0, 50, 1.0)
     assert order_key(100.0, 50, 1.0) < order_key(141.0, 90, 1.0)
     assert order_key(100.0, 90, 0.0) == order_key(100.0, 10, 0.0)
-
-
-@pytest.mark.parametrize("seconds", [0, -1, True, "60", None, math.nan, math.inf, 1e300, 10**400])
-def test_what_is_no_positive_number_of_seconds_means_no_expiry(seconds: object) -> None:
-    assert expires_in({"expires_in_seconds": seconds}) is None
-
-
-def test_an_expiry_is_the_senders_own() -> None:
-    assert expires_in({"expires_in_seconds": 60}) == 60.0
-    assert expires_in({"expires_in_seconds": 0.5}) == 0.5
-    assert expires_in({}) is None
 
 
 def test_room_is_what_neither_beats_nor_leases_take() -> None:

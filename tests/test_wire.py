@@ -317,6 +317,8 @@ def test_the_user_of_the_canvas_is_known_by_source_or_context(
 
 def test_only_a_positive_number_of_seconds_is_a_time_limit() -> None:
     assert wire.expires_in({"expires_in_seconds": 600}) == 600.0
+    assert wire.expires_in({"expires_in_seconds": 0.5}) == 0.5
+    assert wire.expires_in({}) is None
     for odd in (0, -1, True, "600", None, math.nan, math.inf, 1e300, 10**400):
         assert wire.expires_in({"expires_in_seconds": odd}) is None
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from .wire import NO_ROOM, WEDGED, Heartbeat
+from .queueing import NO_ROOM
+from .wire import WEDGED, Heartbeat
 
 TEXT_LIMIT = 500
 """Characters of a text that a heartbeat carries."""

@@ -78,7 +78,8 @@ def check(item_id: str, source: State, target: State) -> None:
 
 
 NO_ROOM = 1000
-"""A workspace that reports this many active tasks or more takes nothing new, whatever its limit."""
+"""A workspace that reports this many active tasks or more takes nothing new, whatever its limit: the
+existing platform's wire has no other word for "not now" than more than any ``max_concurrent_tasks``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,18 +140,6 @@ def order_key(enqueued_at: float, priority: int, weight: float) -> float:
     ``weight`` seconds of waiting, so nothing starves.
     """
     return enqueued_at - priority * weight
-
-
-def expires_in(params: Mapping[str, Any]) -> float | None:
-    """Return the seconds a message is wanted for, its sender's ``expires_in_seconds``; ``None``: for ever.
-
-    What is no positive number is read as none, as the existing platform does.
-    """
-    seconds = params.get("expires_in_seconds")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        return None
-    # Not a number and infinity fail the comparison, as what is too far away to matter does.
-    return float(seconds) if 0 < seconds < 1e10 else None
 
 
 def capacity(max_concurrent: int, active_tasks: int, leased: int) -> int:

@@ -445,10 +445,6 @@ def busy(error: str, retry_after: int, *, taken: bool = False) -> dict[str, Any]
 
 # --- what a workspace tells its platform ------------------------------------------------
 
-NO_ROOM = 1000
-"""Added to ``active_tasks`` while nothing new is to be dispatched: more than any platform's
-``max_concurrent_tasks``, since the existing one has no other word for "not now"."""
-
 WEDGED = "wedged"
 """The one ``runtime_state`` beside the empty, healthy one."""
 
@@ -513,7 +509,7 @@ class Heartbeat:
 
     workspace_id: str
     active_tasks: int = 0
-    """Turns running now; :data:`NO_ROOM` more while nothing may start."""
+    """Turns running now; :data:`.queueing.NO_ROOM` more while nothing may start."""
     is_busy: bool = False
     current_task: str = ""
     error_rate: float = 0.0
