@@ -336,15 +336,17 @@ class SqliteStore:
                         "UPDATE workspaces SET status = ? WHERE id = ?", str(status), beat.workspace_id
                     )
                 vitals = transaction.one(
-                    "UPDATE vitals SET beat_at = ?1, active_tasks = ?2, max_concurrent = coalesce(?3,"
-                    " max_concurrent), report = ?4, hold_until = CASE WHEN ?2 < min(?5, coalesce(?3,"
-                    " max_concurrent)) THEN 0 ELSE hold_until END WHERE workspace_id = ?6"
+                    "UPDATE vitals SET beat_at = ?, active_tasks = ?, max_concurrent = coalesce(?,"
+                    " max_concurrent), report = ?, hold_until = CASE WHEN ? < min(?, coalesce(?,"
+                    " max_concurrent)) THEN 0 ELSE hold_until END WHERE workspace_id = ?"
                     " RETURNING waiting > 0 AS waiting",
                     at,
                     beat.active_tasks,
                     beat.max_concurrent,
                     json.dumps(beat.report),
+                    beat.active_tasks,
                     queueing.NO_ROOM,
+                    beat.max_concurrent,
                     beat.workspace_id,
                 )
                 counted[beat.workspace_id] = vitals is not None and bool(vitals["waiting"])
@@ -524,11 +526,12 @@ class SqliteStore:
         queueing.check(str(lease.id), State.LEASED, verdict.state)
         ended = verdict.state in ENDED
         settled = transaction.change(
-            "UPDATE a2a_queue SET state = ?1, strikes = strikes + ?2, lapses = 0, taken = max(taken, ?3),"
-            " expires_at = iif(?3, NULL, expires_at), due_at = ?4, ended_at = ?5, last_error = ?6"
-            " WHERE id = ?7 AND state = 'leased' AND attempt = ?8 AND lease_owner = ?9",
+            "UPDATE a2a_queue SET state = ?, strikes = strikes + ?, lapses = 0, taken = max(taken, ?),"
+            " expires_at = iif(?, NULL, expires_at), due_at = ?, ended_at = ?, last_error = ?"
+            " WHERE id = ? AND state = 'leased' AND attempt = ? AND lease_owner = ?",
             str(verdict.state),
             verdict.strike,
+            verdict.taken,
             verdict.taken,
             at + verdict.wait if verdict.state is State.DELAYED else None,
             at if ended else None,
@@ -575,10 +578,11 @@ class SqliteStore:
 
         def expire(transaction: Transaction) -> int:
             rows = transaction.all(
-                "UPDATE a2a_queue SET state = 'expired', ended_at = ?1, last_error = 'nobody wanted it any"
+                "UPDATE a2a_queue SET state = 'expired', ended_at = ?, last_error = 'nobody wanted it any"
                 " longer: expires_in_seconds passed while it waited' WHERE id IN (SELECT id FROM a2a_queue"
-                f" WHERE expires_at IS NOT NULL AND expires_at <= ?1 AND state IN {_among(WAITING)}"
-                " ORDER BY expires_at LIMIT ?2) RETURNING id, workspace_id",
+                f" WHERE expires_at IS NOT NULL AND expires_at <= ? AND state IN {_among(WAITING)}"
+                " ORDER BY expires_at LIMIT ?) RETURNING id, workspace_id",
+                at,
                 at,
                 most,
             )
@@ -605,15 +609,16 @@ class SqliteStore:
                 again (id) AS (
                     SELECT workspace_id FROM a2a_queue WHERE state = 'queued' AND taken = 1
                     UNION
-                    SELECT workspace_id FROM a2a_queue WHERE state = 'leased' AND lease_until <= ?1
+                    SELECT workspace_id FROM a2a_queue WHERE state = 'leased' AND lease_until <= ?
                 )
                 SELECT workspaces.id FROM workspaces JOIN vitals ON workspace_id = workspaces.id
-                WHERE status IN {_among(REACHABLE)} AND NOT restarting AND hold_until <= ?1
-                    AND active_tasks < ?2
+                WHERE status IN {_among(REACHABLE)} AND NOT restarting AND hold_until <= ?
+                    AND active_tasks < ?
                     AND (workspaces.id IN (SELECT id FROM again) OR
                         (workspaces.id IN (SELECT id FROM ready) AND active_tasks < max_concurrent))
                 ORDER BY workspaces.id
                 """,
+                at,
                 at,
                 queueing.NO_ROOM,
             )
@@ -666,13 +671,15 @@ class SqliteStore:
     async def items(
         self, workspace_id: str, *, state: State | None = None, after: int = 0, most: int = 100
     ) -> list[Item]:
+        wanted = None if state is None else str(state)
         rows = await self._writer.run(
             lambda t: t.all(
-                "SELECT * FROM a2a_queue WHERE workspace_id = ?1 AND id > ?2 AND (?3 IS NULL OR state = ?3)"
-                " ORDER BY id LIMIT ?4",
+                "SELECT * FROM a2a_queue WHERE workspace_id = ? AND id > ? AND (? IS NULL OR state = ?)"
+                " ORDER BY id LIMIT ?",
                 workspace_id,
                 after,
-                None if state is None else str(state),
+                wanted,
+                wanted,
                 most,
             )
         )
