@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from io import StringIO
 
 import pytest
+
+from workspace_adapter.logs import set_up
 
 
 @pytest.fixture
@@ -18,3 +23,18 @@ def require(condition: bool, reason: str) -> None:
     if os.environ.get("WORKSPACE_TEST_REQUIRE") == "all":
         pytest.fail(f"required here: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def logged() -> Iterator[StringIO]:
+    """Log as the product does at its most talkative; yield what was written."""
+    root, names = logging.getLogger(), ("", "uvicorn", "workspace_adapter")
+    handlers, levels = root.handlers[:], [logging.getLogger(name).level for name in names]
+    stream = StringIO()
+    set_up("debug", "json", stream)
+    try:
+        yield stream
+    finally:
+        root.handlers[:] = handlers
+        for name, level in zip(names, levels, strict=True):
+            logging.getLogger(name).setLevel(level)

@@ -36,10 +36,10 @@ def declare(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace, environ: MutableMapping[str, str]) -> int:
+    from ..logs import set_up
+    from ..port import bind
     from ..sidecar.adapters import configure
-    from ..sidecar.logs import set_up
     from ..sidecar.platform.configuration import read_configuration
-    from ..sidecar.port import bind
 
     config = read_configuration(environ)
     settings, adapter = configure(environ, config)
@@ -47,7 +47,7 @@ def _serve(options: argparse.Namespace, environ: MutableMapping[str, str]) -> in
     for why in left_out(_classes(adapter), environ, config):
         logger.warning("left out of the configuration: %s", why)
     try:
-        listener = bind(settings)
+        listener = bind(settings.host, settings.port)
     except OSError as error:
         logger.error(
             "WORKSPACE_HOST=%s WORKSPACE_PORT=%d cannot be listened on: %s",

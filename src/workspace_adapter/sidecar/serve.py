@@ -36,6 +36,7 @@ from ..errors import (
 )
 from ..ledger import Ledger
 from ..resume import Limits
+from ..server import Server
 from ..settings import STOP_MARGIN, Settings, effective, without_secrets
 from ..turns import State, Turn
 from .adapter_life import running
@@ -63,7 +64,6 @@ from .platform.link import Link
 from .platform.vitals import VitalSigns
 from .runtime_check import RuntimeCheck
 from .secret_file import Secrets
-from .server import Server
 from .sessions.lane import Bounds, Ground
 from .sessions.own_prompts import OwnPrompts
 from .sessions.sessions import Sessions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Literal
 
 import anyio
 import uvicorn
@@ -15,13 +16,20 @@ _GRACE = 0.3
 
 
 class Server:
-    """Serves HTTP on one socket until it is ended."""
+    """Serves HTTP on one socket until it is ended.
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    Args:
+        http: which of uvicorn's parsers: ``h11``, which is always there, or ``httptools``.
+    """
+
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, *, http: Literal["h11", "httptools"] = "h11"
+    ) -> None:
         self._listener = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,
+                http=http,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

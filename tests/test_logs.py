@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 
-from workspace_adapter.sidecar.logs import set_up
+from workspace_adapter.logs import set_up
 
 NEEDLE = "needle in the message"
 

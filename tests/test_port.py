@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import socket
 
-from workspace_adapter.settings import Settings
-from workspace_adapter.sidecar.port import bind
+from workspace_adapter.port import bind
 
 
 def test_a_response_in_two_writes_does_not_wait_for_an_acknowledgement() -> None:
-    settings = Settings.from_env(
-        {"WORKSPACE_ID": "one", "WORKSPACE_HOST": "127.0.0.1", "WORKSPACE_PORT": "0"}
-    )
-    with bind(settings) as listener, socket.create_connection(listener.getsockname()):
+    with bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         listener.setblocking(True)
         accepted, _ = listener.accept()
         with accepted:
