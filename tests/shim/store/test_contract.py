@@ -16,7 +16,16 @@ from workspace_adapter.errors import (
     UnknownWorkspace,
 )
 from workspace_adapter.queueing import State, Verdict
-from workspace_adapter.shim.store.contract import Answer, Beat, Lease, Message, Settlement, Status, Store
+from workspace_adapter.shim.store.contract import (
+    Answer,
+    Beat,
+    Lease,
+    Message,
+    Queue,
+    Role,
+    Settlement,
+    Status,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -32,22 +41,22 @@ def message(key: str, *, workspace_id: str = "w", context_id: str | None = None,
     return Message(workspace_id=workspace_id, turn_key=key, context_id=context_id, **values)  # type: ignore[arg-type]
 
 
-async def online(store: Store, workspace_id: str = "w", *, max_concurrent: int = 3, boot: str = "b1") -> None:
+async def online(store: Queue, workspace_id: str = "w", *, max_concurrent: int = 3, boot: str = "b1") -> None:
     assert await store.create_workspace(workspace_id, max_concurrent=max_concurrent, now=0.0)
     assert await store.register(workspace_id, url="http://w", boot_id=boot, now=0.0)
 
 
-async def sent(store: Store, *keys: str, now: float = 10.0, **more: object) -> list[int]:
+async def sent(store: Queue, *keys: str, now: float = 10.0, **more: object) -> list[int]:
     return [(await store.enqueue(message(key, **more), now=now + n)).id for n, key in enumerate(keys)]  # type: ignore[arg-type]
 
 
 async def settle(
-    store: Store, lease: Lease, verdict: Verdict, now: float = 30.0, answer: Answer | None = None
+    store: Queue, lease: Lease, verdict: Verdict, now: float = 30.0, answer: Answer | None = None
 ) -> bool:
     return await store.settle(Settlement(lease=lease, verdict=verdict, answer=answer), now=now)
 
 
-async def state(store: Store, item_id: int) -> State | None:
+async def state(store: Queue, item_id: int) -> State | None:
     item = await store.item(item_id)
     return None if item is None else item.state
 
@@ -66,7 +75,7 @@ async def test_a_message_is_there_when_the_store_is_opened_again(place: Place) -
     assert lease.attempt == 1
 
 
-async def test_a_message_sent_again_joins_its_item(store: Store) -> None:
+async def test_a_message_sent_again_joins_its_item(store: Queue) -> None:
     await online(store)
     first = await store.enqueue(message("a"), now=10.0)
     again = await store.enqueue(message("a"), now=11.0)
@@ -78,14 +87,14 @@ async def test_a_message_sent_again_joins_its_item(store: Store) -> None:
     assert await store.claim("w", "owner", now=15.0) == []
 
 
-async def test_the_same_identity_with_other_content_is_refused(store: Store) -> None:
+async def test_the_same_identity_with_other_content_is_refused(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     with pytest.raises(ContentConflict):
         await store.enqueue(message("a", content_hash="other"), now=11.0)
 
 
-async def test_one_identity_at_two_workspaces_is_two_messages(store: Store) -> None:
+async def test_one_identity_at_two_workspaces_is_two_messages(store: Queue) -> None:
     await online(store)
     await online(store, "v")
     first = await store.enqueue(message("a"), now=1.0)
@@ -93,7 +102,7 @@ async def test_one_identity_at_two_workspaces_is_two_messages(store: Store) -> N
     assert first.id != second.id
 
 
-async def test_the_same_message_sent_at_once_is_queued_once(store: Store) -> None:
+async def test_the_same_message_sent_at_once_is_queued_once(store: Queue) -> None:
     await online(store)
     got = []
 
@@ -107,7 +116,7 @@ async def test_the_same_message_sent_at_once_is_queued_once(store: Store) -> Non
     assert sum(not enqueued.joined for enqueued in got) == 1
 
 
-async def test_a_full_queue_refuses_and_says_how_many_wait(store: Store) -> None:
+async def test_a_full_queue_refuses_and_says_how_many_wait(store: Queue) -> None:
     await online(store)
     await sent(store, *"abcde")
     with pytest.raises(QueueFull, match="5 messages wait") as refused:
@@ -121,7 +130,7 @@ async def test_a_full_queue_refuses_and_says_how_many_wait(store: Store) -> None
         await store.enqueue(message("g"), now=31.0)
 
 
-async def test_messages_that_arrive_at_once_do_not_overfill_the_queue(store: Store) -> None:
+async def test_messages_that_arrive_at_once_do_not_overfill_the_queue(store: Queue) -> None:
     await online(store)
     outcomes: list[int | None] = []
 
@@ -140,7 +149,7 @@ async def test_messages_that_arrive_at_once_do_not_overfill_the_queue(store: Sto
     assert len(await store.items("w")) == len(kept)
 
 
-async def test_a_full_queue_is_no_other_workspaces_matter(store: Store) -> None:
+async def test_a_full_queue_is_no_other_workspaces_matter(store: Queue) -> None:
     await online(store)
     await online(store, "v")
     await sent(store, *"abcde")
@@ -148,7 +157,7 @@ async def test_a_full_queue_is_no_other_workspaces_matter(store: Store) -> None:
     assert (await store.depth("w"), await store.depth("v")) == (5, 1)
 
 
-async def test_nothing_is_queued_for_a_workspace_that_is_not_there(store: Store) -> None:
+async def test_nothing_is_queued_for_a_workspace_that_is_not_there(store: Queue) -> None:
     with pytest.raises(UnknownWorkspace):
         await store.enqueue(message("a"), now=1.0)
     await online(store)
@@ -157,7 +166,7 @@ async def test_nothing_is_queued_for_a_workspace_that_is_not_there(store: Store)
         await store.enqueue(message("a"), now=1.0)
 
 
-async def test_a_caller_that_hangs_up_takes_nothing_back(store: Store) -> None:
+async def test_a_caller_that_hangs_up_takes_nothing_back(store: Queue) -> None:
     await online(store)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
@@ -178,7 +187,7 @@ def test_what_no_store_can_keep_is_refused_before_it_gets_there(odd: str) -> Non
         message("a", priority=10**6)
 
 
-async def test_one_message_that_is_refused_leaves_those_beside_it_alone(store: Store) -> None:
+async def test_one_message_that_is_refused_leaves_those_beside_it_alone(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     outcomes: list[str] = []
@@ -201,7 +210,7 @@ async def test_one_message_that_is_refused_leaves_those_beside_it_alone(store: S
 # --- claim --------------------------------------------------------------------------------
 
 
-async def test_items_come_by_priority_then_arrival_and_age_catches_up(store: Store) -> None:
+async def test_items_come_by_priority_then_arrival_and_age_catches_up(store: Queue) -> None:
     await online(store, max_concurrent=9)
     for key, priority, at in (("old", 50, 10.0), ("new", 50, 20.0), ("urgent", 90, 20.0), ("late", 90, 71.0)):
         await store.enqueue(message(key, priority=priority), now=at)
@@ -209,7 +218,7 @@ async def test_items_come_by_priority_then_arrival_and_age_catches_up(store: Sto
     assert [lease.turn_key for lease in leases] == ["urgent", "old", "new", "late"]
 
 
-async def test_items_that_arrive_at_once_come_as_they_were_sent(store: Store) -> None:
+async def test_items_that_arrive_at_once_come_as_they_were_sent(store: Queue) -> None:
     await online(store, max_concurrent=9)
     async with anyio.create_task_group() as tasks:
         for key in "edcba":
@@ -217,7 +226,7 @@ async def test_items_that_arrive_at_once_come_as_they_were_sent(store: Store) ->
     assert [lease.turn_key for lease in await store.claim("w", "owner")] == list("edcba")
 
 
-async def test_no_more_is_leased_than_the_workspace_has_room_for(store: Store) -> None:
+async def test_no_more_is_leased_than_the_workspace_has_room_for(store: Queue) -> None:
     await online(store, max_concurrent=3)
     await sent(store, *"abcde")
     await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1)], now=15.0)
@@ -232,7 +241,7 @@ async def test_no_more_is_leased_than_the_workspace_has_room_for(store: Store) -
     assert await store.claim("w", "owner", now=32.0) == []
 
 
-async def test_a_thousand_active_tasks_mean_not_now(store: Store) -> None:
+async def test_a_thousand_active_tasks_mean_not_now(store: Queue) -> None:
     await online(store, max_concurrent=5000)
     await sent(store, "a")
     await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1000)], now=15.0)
@@ -240,7 +249,7 @@ async def test_a_thousand_active_tasks_mean_not_now(store: Store) -> None:
     assert await store.due(now=20.0) == []
 
 
-async def test_two_items_of_one_session_are_never_leased_at_once(store: Store) -> None:
+async def test_two_items_of_one_session_are_never_leased_at_once(store: Queue) -> None:
     await online(store, max_concurrent=9)
     await sent(store, "a", "b", context_id="s")
     await sent(store, "c", context_id="t", now=12.0)
@@ -252,7 +261,7 @@ async def test_two_items_of_one_session_are_never_leased_at_once(store: Store) -
     assert [lease.turn_key for lease in await store.claim("w", "owner", now=31.0)] == ["b"]
 
 
-async def test_a_session_keeps_its_order_while_its_first_item_waits_for_a_time(store: Store) -> None:
+async def test_a_session_keeps_its_order_while_its_first_item_waits_for_a_time(store: Queue) -> None:
     await online(store)
     await sent(store, "a", "b", context_id="s")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -264,7 +273,7 @@ async def test_a_session_keeps_its_order_while_its_first_item_waits_for_a_time(s
 
 
 @pytest.mark.parametrize("status", [Status.PROVISIONING, Status.OFFLINE, Status.FAILED, Status.PAUSED])
-async def test_nothing_is_leased_for_a_workspace_that_cannot_be_reached(store: Store, status: Status) -> None:
+async def test_nothing_is_leased_for_a_workspace_that_cannot_be_reached(store: Queue, status: Status) -> None:
     await online(store)
     await sent(store, "a")
     assert await store.set_status("w", status, were=[Status.ONLINE])
@@ -279,7 +288,7 @@ async def test_nothing_is_leased_for_a_workspace_that_cannot_be_reached(store: S
     )
 
 
-async def test_nothing_is_leased_for_a_workspace_that_is_restarting(store: Store) -> None:
+async def test_nothing_is_leased_for_a_workspace_that_is_restarting(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     assert await store.set_restarting("w", True)
@@ -290,7 +299,7 @@ async def test_nothing_is_leased_for_a_workspace_that_is_restarting(store: Store
     assert len(await store.claim("w", "owner", now=20.0)) == 1
 
 
-async def test_many_claimers_at_once_share_the_items_between_them(store: Store) -> None:
+async def test_many_claimers_at_once_share_the_items_between_them(store: Queue) -> None:
     await online(store, max_concurrent=5)
     await sent(store, *"abcde")
     got: list[int] = []
@@ -307,7 +316,7 @@ async def test_many_claimers_at_once_share_the_items_between_them(store: Store) 
 # --- leases -------------------------------------------------------------------------------
 
 
-async def test_a_lease_is_taken_over_when_its_renewals_were_missed_however_old_it_is(store: Store) -> None:
+async def test_a_lease_is_taken_over_when_its_renewals_were_missed_however_old_it_is(store: Queue) -> None:
     await online(store, max_concurrent=1)
     await sent(store, "a")
     (lease,) = await store.claim("w", "dead", now=20.0)
@@ -320,7 +329,7 @@ async def test_a_lease_is_taken_over_when_its_renewals_were_missed_however_old_i
     assert (taken.id, taken.attempt, taken.lapses) == (lease.id, 2, 1)
 
 
-async def test_a_holder_that_lost_its_lease_changes_nothing(store: Store) -> None:
+async def test_a_holder_that_lost_its_lease_changes_nothing(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     (lost,) = await store.claim("w", "dead", now=20.0)
@@ -338,7 +347,7 @@ async def test_a_holder_that_lost_its_lease_changes_nothing(store: Store) -> Non
     assert item.answer == ANSWER
 
 
-async def test_what_a_dead_holder_left_is_taken_over_without_room(store: Store) -> None:
+async def test_what_a_dead_holder_left_is_taken_over_without_room(store: Queue) -> None:
     await online(store, max_concurrent=1)
     await sent(store, "a", "b")
     await store.claim("w", "dead", now=20.0)
@@ -346,7 +355,7 @@ async def test_what_a_dead_holder_left_is_taken_over_without_room(store: Store) 
     assert [lease.turn_key for lease in await store.claim("w", "other", now=60.0)] == ["a"]
 
 
-async def test_a_settlement_forgets_the_holders_that_died(store: Store) -> None:
+async def test_a_settlement_forgets_the_holders_that_died(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     for now in (20.0, 60.0, 100.0):
@@ -360,7 +369,7 @@ async def test_a_settlement_forgets_the_holders_that_died(store: Store) -> None:
 # --- what becomes of it -------------------------------------------------------------------
 
 
-async def test_an_answer_is_kept_with_the_item(store: Store) -> None:
+async def test_an_answer_is_kept_with_the_item(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -371,7 +380,7 @@ async def test_an_answer_is_kept_with_the_item(store: Store) -> None:
 
 
 async def test_a_busy_answer_puts_the_same_row_back_in_its_place_and_holds_the_workspace(
-    store: Store,
+    store: Queue,
 ) -> None:
     await online(store, max_concurrent=1)
     first, _ = await sent(store, "a", "b")
@@ -385,7 +394,7 @@ async def test_a_busy_answer_puts_the_same_row_back_in_its_place_and_holds_the_w
     assert len(await store.items("w")) == 2
 
 
-async def test_a_beat_that_shows_room_ends_the_hold(store: Store) -> None:
+async def test_a_beat_that_shows_room_ends_the_hold(store: Queue) -> None:
     await online(store, max_concurrent=2)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -396,7 +405,7 @@ async def test_a_beat_that_shows_room_ends_the_hold(store: Store) -> None:
     assert len(await store.claim("w", "owner", now=31.0)) == 1
 
 
-async def test_strikes_are_counted_on_the_row(store: Store) -> None:
+async def test_strikes_are_counted_on_the_row(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     now = 20.0
@@ -408,7 +417,7 @@ async def test_strikes_are_counted_on_the_row(store: Store) -> None:
         assert await store.promote(now=now) == 1
 
 
-async def test_an_item_that_the_workspace_may_have_expires_no_more_and_needs_no_room(store: Store) -> None:
+async def test_an_item_that_the_workspace_may_have_expires_no_more_and_needs_no_room(store: Queue) -> None:
     await online(store, max_concurrent=1)
     await sent(store, "a", expires_in=60.0)
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -420,7 +429,7 @@ async def test_an_item_that_the_workspace_may_have_expires_no_more_and_needs_no_
     assert lease.taken
 
 
-async def test_what_nobody_wants_any_longer_is_not_sent(store: Store) -> None:
+async def test_what_nobody_wants_any_longer_is_not_sent(store: Queue) -> None:
     await online(store)
     item_id, _ = await sent(store, "a", "b", expires_in=60.0, context_id="s")
     assert await store.expire(now=69.9) == 0
@@ -431,7 +440,7 @@ async def test_what_nobody_wants_any_longer_is_not_sent(store: Store) -> None:
     assert await store.expire(now=5000.0) == 0  # leased: its workspace is at work
 
 
-async def test_a_dead_letter_is_tried_anew_when_its_asker_sends_it_again(store: Store) -> None:
+async def test_a_dead_letter_is_tried_anew_when_its_asker_sends_it_again(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -452,7 +461,7 @@ async def test_a_dead_letter_is_tried_anew_when_its_asker_sends_it_again(store: 
     assert (lease.body, lease.attempt) == (b"body-a", 2)
 
 
-async def test_an_operator_replays_and_drops(store: Store) -> None:
+async def test_an_operator_replays_and_drops(store: Queue) -> None:
     await online(store)
     first, second = await sent(store, "a", "b")
     assert await store.drop(first, "poison", now=11.0)
@@ -468,7 +477,7 @@ async def test_an_operator_replays_and_drops(store: Store) -> None:
     assert not await store.replay(10**9, now=1.0)
 
 
-async def test_an_answer_is_neither_replayed_nor_dropped(store: Store) -> None:
+async def test_an_answer_is_neither_replayed_nor_dropped(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -478,7 +487,7 @@ async def test_an_answer_is_neither_replayed_nor_dropped(store: Store) -> None:
     assert await state(store, lease.id) is State.COMPLETED
 
 
-async def test_a_verdict_that_a_lease_cannot_come_to_is_refused(store: Store) -> None:
+async def test_a_verdict_that_a_lease_cannot_come_to_is_refused(store: Queue) -> None:
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -487,7 +496,7 @@ async def test_a_verdict_that_a_lease_cannot_come_to_is_refused(store: Store) ->
     assert await state(store, lease.id) is State.LEASED
 
 
-async def test_ended_items_are_forgotten_after_the_retention_and_live_ones_never(store: Store) -> None:
+async def test_ended_items_are_forgotten_after_the_retention_and_live_ones_never(store: Queue) -> None:
     await online(store)
     await sent(store, "a", "b")
     (lease,) = await store.claim("w", "owner", most=1, now=20.0)
@@ -499,7 +508,7 @@ async def test_ended_items_are_forgotten_after_the_retention_and_live_ones_never
     assert not (await store.enqueue(message("a"), now=5000.0)).joined
 
 
-async def test_items_are_listed_in_pages(store: Store) -> None:
+async def test_items_are_listed_in_pages(store: Queue) -> None:
     await online(store)
     ids = await sent(store, *"abcd")
     await store.drop(ids[2], "no", now=20.0)
@@ -512,7 +521,7 @@ async def test_items_are_listed_in_pages(store: Store) -> None:
 # --- workspaces ---------------------------------------------------------------------------
 
 
-async def test_a_workspace_is_what_it_registered(store: Store) -> None:
+async def test_a_workspace_is_what_it_registered(store: Queue) -> None:
     assert await store.workspace("w") is None
     await online(store)
     assert not await store.create_workspace("w", now=1.0)
@@ -523,7 +532,7 @@ async def test_a_workspace_is_what_it_registered(store: Store) -> None:
     assert [one.id for one in await store.workspaces()] == ["w"]
 
 
-async def test_a_registration_of_a_life_that_was_replaced_changes_nothing(store: Store) -> None:
+async def test_a_registration_of_a_life_that_was_replaced_changes_nothing(store: Queue) -> None:
     await online(store, boot="b1")
     assert await store.register("w", url="http://new", boot_id="b2", now=5.0)
     assert not await store.register("w", url="http://old", boot_id="b1", now=6.0)
@@ -533,7 +542,7 @@ async def test_a_registration_of_a_life_that_was_replaced_changes_nothing(store:
     assert await store.register("w", url="http://newer", boot_id="b2", now=7.0)
 
 
-async def test_a_beat_of_a_life_that_was_replaced_changes_nothing(store: Store) -> None:
+async def test_a_beat_of_a_life_that_was_replaced_changes_nothing(store: Queue) -> None:
     await online(store, boot="b1")
     await store.register("w", url="http://new", boot_id="b2", now=5.0)
     assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=7)], now=6.0) == {}
@@ -544,7 +553,7 @@ async def test_a_beat_of_a_life_that_was_replaced_changes_nothing(store: Store) 
     assert workspace.active_tasks == 0
 
 
-async def test_a_new_life_begins_with_no_tasks_and_no_hold(store: Store) -> None:
+async def test_a_new_life_begins_with_no_tasks_and_no_hold(store: Queue) -> None:
     await online(store, max_concurrent=1)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -554,7 +563,7 @@ async def test_a_new_life_begins_with_no_tasks_and_no_hold(store: Store) -> None
     assert len(await store.claim("w", "owner", now=31.0)) == 1
 
 
-async def test_beats_are_kept_whole_and_the_last_one_counts(store: Store) -> None:
+async def test_beats_are_kept_whole_and_the_last_one_counts(store: Queue) -> None:
     await online(store)
     await online(store, "v", boot="c1")
     beats = [
@@ -572,7 +581,7 @@ async def test_beats_are_kept_whole_and_the_last_one_counts(store: Store) -> Non
 
 
 @pytest.mark.parametrize("status", [Status.OFFLINE, Status.PROVISIONING, Status.FAILED, Status.DEGRADED])
-async def test_a_beat_brings_a_workspace_back(store: Store, status: Status) -> None:
+async def test_a_beat_brings_a_workspace_back(store: Queue, status: Status) -> None:
     await online(store)
     await store.set_status("w", status, were=[Status.ONLINE])
     assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=9.0) == {"w": False}
@@ -581,7 +590,7 @@ async def test_a_beat_brings_a_workspace_back(store: Store, status: Status) -> N
     assert workspace.status is Status.ONLINE
 
 
-async def test_neither_beat_nor_registration_ends_a_pause(store: Store) -> None:
+async def test_neither_beat_nor_registration_ends_a_pause(store: Queue) -> None:
     await online(store)
     await store.set_status("w", Status.PAUSED, were=[Status.ONLINE])
     assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=9.0) == {}
@@ -591,19 +600,19 @@ async def test_neither_beat_nor_registration_ends_a_pause(store: Store) -> None:
     assert (workspace.status, workspace.url) == (Status.PAUSED, "http://w")
 
 
-async def test_a_status_changes_only_from_where_it_was_thought_to_be(store: Store) -> None:
+async def test_a_status_changes_only_from_where_it_was_thought_to_be(store: Queue) -> None:
     await online(store)
     assert not await store.set_status("w", Status.OFFLINE, were=[Status.DEGRADED])
     assert await store.set_status("w", Status.OFFLINE, were=[Status.DEGRADED, Status.ONLINE])
 
 
-async def test_a_workspace_that_is_removed_takes_its_tokens_and_messages_with_it(store: Store) -> None:
+async def test_a_workspace_that_is_removed_takes_its_tokens_and_messages_with_it(store: Queue) -> None:
     await online(store)
     (item_id,) = await sent(store, "a")
-    await store.add_token("digest", workspace_id="w", label="l", now=1.0)
-    await store.add_token("admin", workspace_id=None, now=1.0)
+    await store.add_token("digest", role=Role.WORKSPACE, workspace_id="w", label="l", now=1.0)
+    await store.add_token("admin", role=Role.OPERATOR, now=1.0)
     assert await store.set_status("w", Status.REMOVED, were=list(Status))
-    assert await store.token("digest") is None
+    assert not await store.tokens(["digest"])
     assert await state(store, item_id) is State.DROPPED
     assert await store.workspaces() == []
     with pytest.raises(UnknownWorkspace):
@@ -612,14 +621,19 @@ async def test_a_workspace_that_is_removed_takes_its_tokens_and_messages_with_it
     assert await store.register("w", url="http://w", boot_id="b1", now=11.0)
 
 
-async def test_a_token_is_known_by_its_digest_until_it_is_revoked(store: Store) -> None:
-    await store.add_token("digest", workspace_id="w", label="laptop", now=1.0)
-    token = await store.token("digest")
-    assert token is not None
+async def test_a_token_is_known_by_its_digest_until_it_is_revoked(store: Queue) -> None:
+    await store.add_token("digest", role=Role.WORKSPACE, workspace_id="w", label="laptop", now=1.0)
+    await store.add_token("admin", role=Role.OPERATOR, now=2.0)
+    known = await store.tokens(["digest", "unknown"])
+    assert set(known) == {"digest"}
+    token = known["digest"]
+    assert await store.tokens_of("w") == [token]
+    assert [t.digest for t in await store.tokens_of(None)] == ["admin"]
+    assert token.role is Role.WORKSPACE
     assert (token.workspace_id, token.label, token.created_at) == ("w", "laptop", 1.0)
     assert await store.revoke_token("digest")
     assert not await store.revoke_token("digest")
-    assert await store.token("digest") is None
+    assert not await store.tokens(["digest"])
 
 
 # --- telling ------------------------------------------------------------------------------
@@ -663,7 +677,7 @@ async def test_what_holds_of_a_short_queue_holds_while_there_is_plenty_of_room(p
         ]
 
 
-async def test_what_dead_holders_left_is_taken_over_first_in_order_first(store: Store) -> None:
+async def test_what_dead_holders_left_is_taken_over_first_in_order_first(store: Queue) -> None:
     await online(store, max_concurrent=3)
     for key, priority in (("c", 10), ("b", 50), ("a", 90)):
         await store.enqueue(message(key, priority=priority), now=10.0)

@@ -23,7 +23,8 @@ from tests.shim.store import conftest
 from tests.shim.store.conftest import Place
 from workspace_adapter.errors import ContentConflict, QueueFull
 from workspace_adapter.queueing import State, Verdict
-from workspace_adapter.shim.store.contract import Answer, Beat, Lease, Message, Settlement, Status, Store
+from workspace_adapter.shim.store import contract
+from workspace_adapter.shim.store.contract import Answer, Beat, Lease, Message, Settlement, Status
 
 T = TypeVar("T")
 
@@ -102,7 +103,7 @@ class Queue(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.opened = self.portal.wrap_async_context_manager(self.where.open(RULES))
-        self.store: Store = self.opened.__enter__()
+        self.store: contract.Queue = self.opened.__enter__()
 
     def do(self, verb: Callable[..., Awaitable[T]], *values: object, **more: object) -> T:
         return self.portal.call(lambda: verb(*values, **more))

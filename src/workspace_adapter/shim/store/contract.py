@@ -1,4 +1,5 @@
-"""What the shim keeps, and what any store of it does: workspaces, tokens, beats, a2a_queue.
+"""What the shim keeps, and what any store of it does: workspaces and their queues, streams,
+restarts, activity.
 
 Policy is ``queueing``'s. A store only makes each change of it a compare-and-set on
 (state, attempt, lease owner), so a holder that lost its lease changes nothing.
@@ -60,6 +61,12 @@ class Workspace:
     """It was busy; unless a beat shows room, nothing is sent there before."""
     report: Mapping[str, Any]
     """The rest of its last heartbeat."""
+    provisioner: str
+    """Who stops and starts it; ``external``: somebody else."""
+    spec: Mapping[str, Any]
+    """What its provisioner was told of it."""
+    secret: str
+    """The bearer of every call to it. Never logged, never shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +82,24 @@ class Beat:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Role(StrEnum):
+    """Whose token it is."""
+
+    WORKSPACE = "workspace"
+    CALLER = "caller"  #: sends messages, and sees what became of them
+    OPERATOR = "operator"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
     """What a bearer's digest stands for. The bearer itself is nowhere."""
 
     digest: str
+    role: Role
     workspace_id: str | None
-    """Whose it is; ``None``: an operator's."""
+    """Whose it is; ``None`` where it is no workspace's."""
     label: str
+    """For people; of a caller also its name, which is part of its messages' identity."""
     created_at: float
 
 
@@ -162,6 +179,8 @@ class Lease:
     taken: bool
     """The workspace may have the message already."""
     enqueued_at: float
+    cursor: str | None
+    """Of the last event of its stream that was kept; a stream goes on behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +232,83 @@ class Stranded:
     """When the one that would go first was enqueued."""
 
 
-class Store(Protocol):
-    """What the shim keeps. Any number of tasks may use one at once.
+class Step(StrEnum):
+    """Where a cycle stands; each is written before its work begins, so another process can go on with it."""
+
+    ASKED = "asked"
+    SIGNAL = "signal"
+    STOP = "stop"
+    START = "start"
+    WAIT = "wait"  #: for a boot id that was not seen before
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Aim(StrEnum):
+    """What a cycle is for."""
+
+    RESTART = "restart"
+    REVIVE = "revive"  #: it is dead: nobody to signal, nothing to stop
+    PAUSE = "pause"
+    RESUME = "resume"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycle:
+    """One restart of a workspace, or what else its container is signalled, stopped or started for."""
+
+    id: int
+    workspace_id: str
+    aim: Aim
+    reason: str
+    requests: int
+    """How many asked for it."""
+    step: Step
+    attempt: int
+    """Owners so far; (id, attempt, owner) fences what one writes."""
+    owner: str | None
+    boot_before: str | None
+    """The life it is to end, once that is known."""
+    asked_at: float
+    began_at: float | None
+    ended_at: float | None
+    notes: Mapping[str, Any]
+    """What each step came to: the acknowledgement, what was parked, why it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """One entry of a workspace's log, in the existing platform's words."""
+
+    seq: int
+    workspace_id: str
+    activity_type: str
+    created_at: float
+    entry: Mapping[str, Any]
+    """The members that were sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegation:
+    """A task that one workspace gave another; how it stands is its queue item's to say."""
+
+    id: str
+    source_id: str
+    target_id: str
+    task: str
+    item_id: int | None
+    """``None``: the source dispatched it by itself, and says how it ended."""
+    created_at: float
+    updated_at: float
+    status: str | None
+    """As the source said, where there is no item."""
+    response_preview: str | None
+    error: str | None
+
+
+class Queue(Protocol):
+    """Workspaces, tokens and the queue. Any number of tasks may use one at once.
 
     Every verb may raise :class:`~workspace_adapter.errors.StoreUnavailable`.
     """
@@ -236,7 +330,14 @@ class Store(Protocol):
     # --- workspaces and tokens ---
 
     async def create_workspace(
-        self, workspace_id: str, *, max_concurrent: int = 1, now: float | None = None
+        self,
+        workspace_id: str,
+        *,
+        max_concurrent: int = 1,
+        provisioner: str = "external",
+        spec: Mapping[str, Any] | None = None,
+        secret: str = "",
+        now: float | None = None,
     ) -> bool:
         """Make a workspace, ``provisioning``; return whether it is new. A removed one begins anew."""
 
@@ -285,12 +386,21 @@ class Store(Protocol):
         """
 
     async def add_token(
-        self, digest: str, *, workspace_id: str | None, label: str = "", now: float | None = None
+        self,
+        digest: str,
+        *,
+        role: Role,
+        workspace_id: str | None = None,
+        label: str = "",
+        now: float | None = None,
     ) -> None:
         """Keep the digest of a token."""
 
-    async def token(self, digest: str) -> Token | None:
-        """Return what a digest stands for."""
+    async def tokens(self, digests: Collection[str]) -> dict[str, Token]:
+        """Return what digests stand for; one that is unknown, or of a removed workspace, is left out."""
+
+    async def tokens_of(self, workspace_id: str | None) -> list[Token]:
+        """Return a workspace's tokens, or those that are no workspace's, oldest first."""
 
     async def revoke_token(self, digest: str) -> bool:
         """Forget a token; return whether it was known."""
@@ -360,3 +470,130 @@ class Store(Protocol):
 
     async def forget(self, *, most: int = 500, now: float | None = None) -> int:
         """Delete ended items older than the retention; return how many."""
+
+
+class Streams(Protocol):
+    """What workspaces said on streams, so that any replica can tell it, also after a restart."""
+
+    on_said: Callable[[int], None]
+    """Called as ``on_ended`` is, with the id of an item whose stream has more events."""
+
+    async def say(self, lease: Lease, events: Sequence[bytes], cursor: str | None) -> bool:
+        """Keep events of a leased item's stream, behind those it has; return ``False``: the lease was lost.
+
+        Args:
+            events: the data of each, as the workspace sent it.
+            cursor: of the last of them that has one; ``None`` leaves the item's as it is.
+        """
+
+    async def said(self, item_id: int, *, after: int = 0, most: int = 500) -> list[tuple[int, bytes]]:
+        """Return events of an item's stream with their numbers, from 1 on, in order."""
+
+
+class Cycles(Protocol):
+    """Restarts, so that another process finishes what one began."""
+
+    on_cycle: Callable[[str], None]
+    """Called as ``on_due`` is, with the id of a workspace for which a cycle was asked, or one ended."""
+
+    async def ask_cycle(
+        self, workspace_id: str, aim: Aim, reason: str, *, now: float | None = None
+    ) -> tuple[Cycle, bool]:
+        """Ask for a cycle; return the one that will serve, with whether it is new.
+
+        One that nobody began yet, of the same aim, serves all who ask. While one runs, one more may
+        wait, so that any number of requests are two cycles at most. Asked with another aim, the one
+        that waits takes the stronger: remove before pause before the rest.
+
+        Raises:
+            UnknownWorkspace: there is none, or it was removed.
+        """
+
+    async def claim_cycle(self, owner: str, *, now: float | None = None) -> Cycle | None:
+        """Take a cycle that nobody works on, or whose owner's renewals stopped; the oldest first.
+
+        Of one workspace, one cycle runs at a time.
+        """
+
+    async def advance_cycle(
+        self,
+        cycle: Cycle,
+        step: Step,
+        *,
+        boot_before: str | None = None,
+        notes: Mapping[str, Any] | None = None,
+        now: float | None = None,
+    ) -> Cycle | None:
+        """Write where a cycle stands, and renew it; return it, or ``None`` when another owner has it.
+
+        ``DONE`` and ``FAILED`` end it. ``notes`` are merged with what was noted; a ``boot_before`` of
+        ``None`` leaves what was known.
+        """
+
+    async def renew_cycle(self, cycle: Cycle, *, now: float | None = None) -> bool:
+        """Hold a cycle for longer; return whether it is still its owner's."""
+
+    async def cycle(self, cycle_id: int) -> Cycle | None:
+        """Return a cycle."""
+
+    async def cycles(self, workspace_id: str, *, most: int = 50) -> list[Cycle]:
+        """Return a workspace's cycles, the latest first."""
+
+
+class Log(Protocol):
+    """What workspaces report, and what they gave one another to do."""
+
+    async def log(
+        self,
+        workspace_id: str,
+        activity_type: str,
+        entry: Mapping[str, Any],
+        *,
+        now: float | None = None,
+    ) -> int:
+        """Add to a workspace's activity; return its number, which grows over all workspaces.
+
+        Raises:
+            UnknownWorkspace: there is none, or it was removed.
+        """
+
+    async def activity(
+        self,
+        workspace_id: str,
+        *,
+        activity_type: str | None = None,
+        since: float | None = None,
+        after: int | None = None,
+        before: float | None = None,
+        most: int = 100,
+    ) -> list[Activity]:
+        """Return activity: behind ``after`` oldest first, else the latest first. ``since`` and
+        ``before`` are UTC epoch seconds."""
+
+    async def acknowledge(self, workspace_id: str, seq: int) -> int:
+        """Note how far a workspace read its activity; return the furthest it ever did."""
+
+    async def delegate(self, delegation: Delegation) -> tuple[Delegation, bool]:
+        """Keep a delegation; return the one of that id, with whether it is new."""
+
+    async def delegated(self, delegation_id: str, *, item_id: int) -> None:
+        """Note the queue item that carries a delegation."""
+
+    async def report_delegation(
+        self,
+        delegation_id: str,
+        source_id: str,
+        status: str,
+        *,
+        response_preview: str | None = None,
+        error: str | None = None,
+        now: float | None = None,
+    ) -> bool:
+        """Take from its source how a delegation without an item ended; return whether there is one."""
+
+    async def delegations(self, source_id: str, *, most: int = 50) -> list[Delegation]:
+        """Return the delegations of a workspace, the latest first."""
+
+
+class Store(Queue, Streams, Cycles, Log, Protocol):
+    """All that the shim keeps."""

@@ -49,6 +49,7 @@ from .contract import (
     Item,
     Lease,
     Message,
+    Role,
     Settlement,
     Status,
     Stranded,
@@ -87,7 +88,10 @@ MIGRATIONS: tuple[str, ...] = (
         boot_id text,
         restarting boolean NOT NULL DEFAULT false,
         card text,
-        created_at float8 NOT NULL
+        created_at float8 NOT NULL,
+        provisioner text NOT NULL,
+        spec text NOT NULL,
+        secret text NOT NULL
     );
     CREATE TABLE boots (
         workspace_id text COLLATE "C" NOT NULL,
@@ -105,6 +109,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITH (fillfactor = 60);
     CREATE TABLE tokens (
         digest text PRIMARY KEY,
+        role text NOT NULL,
         workspace_id text,
         label text NOT NULL,
         created_at float8 NOT NULL
@@ -133,6 +138,7 @@ MIGRATIONS: tuple[str, ...] = (
         leased_at float8,
         ended_at float8,
         last_error text,
+        cursor text,
         body bytea,
         answer_status int,
         answer bytea
@@ -670,14 +676,23 @@ class PostgresStore:
     # --- workspaces and tokens --------------------------------------------------------
 
     async def create_workspace(
-        self, workspace_id: str, *, max_concurrent: int = 1, now: float | None = None
+        self,
+        workspace_id: str,
+        *,
+        max_concurrent: int = 1,
+        provisioner: str = "external",
+        spec: Mapping[str, Any] | None = None,
+        secret: str = "",
+        now: float | None = None,
     ) -> bool:
         made = await self._one(
             f"""
             WITH made AS (
-                INSERT INTO workspaces AS w (id, status, created_at) VALUES ($2, 'provisioning', {_NOW})
+                INSERT INTO workspaces AS w (id, status, created_at, provisioner, spec, secret)
+                VALUES ($2, 'provisioning', {_NOW}, $4, $5, $6)
                 ON CONFLICT (id) DO UPDATE SET status = 'provisioning', url = NULL, boot_id = NULL,
-                    restarting = false, card = NULL, created_at = excluded.created_at
+                    restarting = false, card = NULL, created_at = excluded.created_at,
+                    provisioner = excluded.provisioner, spec = excluded.spec, secret = excluded.secret
                     WHERE w.status = 'removed'
                 RETURNING id
             )
@@ -689,6 +704,9 @@ class PostgresStore:
             now,
             workspace_id,
             max_concurrent,
+            provisioner,
+            json.dumps(spec or {}),
+            secret,
         )
         return made is not None
 
@@ -825,19 +843,33 @@ class PostgresStore:
         return {row["workspace_id"]: row["waiting"] for row in await self._run(take)}
 
     async def add_token(
-        self, digest: str, *, workspace_id: str | None, label: str = "", now: float | None = None
+        self,
+        digest: str,
+        *,
+        role: Role,
+        workspace_id: str | None = None,
+        label: str = "",
+        now: float | None = None,
     ) -> None:
         await self._all(
-            f"INSERT INTO tokens VALUES ($2, $3, $4, {_NOW}) ON CONFLICT DO NOTHING",
+            f"INSERT INTO tokens VALUES ($2, $3, $4, $5, {_NOW}) ON CONFLICT DO NOTHING",
             now,
             digest,
+            str(role),
             workspace_id,
             label,
         )
 
-    async def token(self, digest: str) -> Token | None:
-        row = await self._one("SELECT * FROM tokens WHERE digest = $1", digest)
-        return None if row is None else Token(**dict(row))
+    async def tokens(self, digests: Collection[str]) -> dict[str, Token]:
+        rows = await self._all("SELECT * FROM tokens WHERE digest = ANY ($1::text[])", list(digests))
+        return {row["digest"]: _token(row) for row in rows}
+
+    async def tokens_of(self, workspace_id: str | None) -> list[Token]:
+        rows = await self._all(
+            "SELECT * FROM tokens WHERE workspace_id IS NOT DISTINCT FROM $1 ORDER BY created_at, digest",
+            workspace_id,
+        )
+        return [_token(row) for row in rows]
 
     async def revoke_token(self, digest: str) -> bool:
         return await self._one("DELETE FROM tokens WHERE digest = $1 RETURNING true", digest) is not None
@@ -1200,7 +1232,14 @@ def _workspace(row: asyncpg.Record) -> Workspace:
         max_concurrent=row["max_concurrent"],
         hold_until=row["hold_until"],
         report=json.loads(row["report"]),
+        provisioner=row["provisioner"],
+        spec=json.loads(row["spec"]),
+        secret=row["secret"],
     )
+
+
+def _token(row: asyncpg.Record) -> Token:
+    return Token(**(dict(row) | {"role": Role(row["role"])}))
 
 
 def _lease(row: asyncpg.Record) -> Lease:
@@ -1219,6 +1258,7 @@ def _lease(row: asyncpg.Record) -> Lease:
         lapses=row["lapses"],
         taken=row["taken"],
         enqueued_at=row["enqueued_at"],
+        cursor=row["cursor"],
     )
 
 

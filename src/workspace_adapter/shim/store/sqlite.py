@@ -38,6 +38,7 @@ from .contract import (
     Item,
     Lease,
     Message,
+    Role,
     Settlement,
     Status,
     Stranded,
@@ -55,7 +56,10 @@ MIGRATIONS: tuple[str, ...] = (
         boot_id TEXT,
         restarting INTEGER NOT NULL DEFAULT 0,
         card TEXT,
-        created_at REAL NOT NULL
+        created_at REAL NOT NULL,
+        provisioner TEXT NOT NULL,
+        spec TEXT NOT NULL,
+        secret TEXT NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE boots (
         workspace_id TEXT NOT NULL,
@@ -74,6 +78,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE TABLE tokens (
         digest TEXT PRIMARY KEY,
+        role TEXT NOT NULL,
         workspace_id TEXT,
         label TEXT NOT NULL,
         created_at REAL NOT NULL
@@ -101,7 +106,8 @@ MIGRATIONS: tuple[str, ...] = (
         lease_until REAL,
         leased_at REAL,
         ended_at REAL,
-        last_error TEXT
+        last_error TEXT,
+        cursor TEXT
     );
     CREATE UNIQUE INDEX a2a_queue_message ON a2a_queue (workspace_id, turn_key);
     CREATE INDEX a2a_queue_ready ON a2a_queue (workspace_id, order_key, id)
@@ -202,17 +208,30 @@ class SqliteStore:
     # --- workspaces and tokens --------------------------------------------------------
 
     async def create_workspace(
-        self, workspace_id: str, *, max_concurrent: int = 1, now: float | None = None
+        self,
+        workspace_id: str,
+        *,
+        max_concurrent: int = 1,
+        provisioner: str = "external",
+        spec: Mapping[str, Any] | None = None,
+        secret: str = "",
+        now: float | None = None,
     ) -> bool:
         at = _at(now)
 
         def create(transaction: Transaction) -> bool:
             made = transaction.change(
-                "INSERT INTO workspaces (id, status, created_at) VALUES (?, 'provisioning', ?)"
+                "INSERT INTO workspaces (id, status, created_at, provisioner, spec, secret)"
+                " VALUES (?, 'provisioning', ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET status = 'provisioning', url = NULL, boot_id = NULL,"
-                " restarting = 0, card = NULL, created_at = excluded.created_at WHERE status = 'removed'",
+                " restarting = 0, card = NULL, created_at = excluded.created_at,"
+                " provisioner = excluded.provisioner, spec = excluded.spec, secret = excluded.secret"
+                " WHERE status = 'removed'",
                 workspace_id,
                 at,
+                provisioner,
+                json.dumps(spec or {}),
+                secret,
             )
             if made:
                 transaction.change(
@@ -355,22 +374,40 @@ class SqliteStore:
         return await self._writer.run(take)
 
     async def add_token(
-        self, digest: str, *, workspace_id: str | None, label: str = "", now: float | None = None
+        self,
+        digest: str,
+        *,
+        role: Role,
+        workspace_id: str | None = None,
+        label: str = "",
+        now: float | None = None,
     ) -> None:
         at = _at(now)
         await self._writer.run(
             lambda t: t.change(
-                "INSERT INTO tokens VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO tokens VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 digest,
+                str(role),
                 workspace_id,
                 label,
                 at,
             )
         )
 
-    async def token(self, digest: str) -> Token | None:
-        row = await self._writer.run(lambda t: t.one("SELECT * FROM tokens WHERE digest = ?", digest))
-        return None if row is None else Token(**dict(row))
+    async def tokens(self, digests: Collection[str]) -> dict[str, Token]:
+        asked = json.dumps(list(digests))
+        rows = await self._writer.run(
+            lambda t: t.all("SELECT * FROM tokens WHERE digest IN (SELECT value FROM json_each(?))", asked)
+        )
+        return {row["digest"]: _token(row) for row in rows}
+
+    async def tokens_of(self, workspace_id: str | None) -> list[Token]:
+        rows = await self._writer.run(
+            lambda t: t.all(
+                "SELECT * FROM tokens WHERE workspace_id IS ? ORDER BY created_at, digest", workspace_id
+            )
+        )
+        return [_token(row) for row in rows]
 
     async def revoke_token(self, digest: str) -> bool:
         return bool(await self._writer.run(lambda t: t.change("DELETE FROM tokens WHERE digest = ?", digest)))
@@ -764,7 +801,14 @@ def _workspace(row: sqlite3.Row) -> Workspace:
         max_concurrent=row["max_concurrent"],
         hold_until=row["hold_until"],
         report=json.loads(row["report"]),
+        provisioner=row["provisioner"],
+        spec=json.loads(row["spec"]),
+        secret=row["secret"],
     )
+
+
+def _token(row: sqlite3.Row) -> Token:
+    return Token(**(dict(row) | {"role": Role(row["role"])}))
 
 
 def _lease(row: sqlite3.Row) -> Lease:
@@ -783,6 +827,7 @@ def _lease(row: sqlite3.Row) -> Lease:
         lapses=row["lapses"],
         taken=bool(row["taken"]),
         enqueued_at=row["enqueued_at"],
+        cursor=row["cursor"],
     )
 
 
