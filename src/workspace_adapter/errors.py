@@ -14,6 +14,8 @@
     │   ├── StoreTooNew              written by a newer version
     │   └── StoreUnavailable         it cannot be read or written now
     ├── PlatformError            the platform cannot be reached, or answers no
+    ├── AddressRefused           a URL the shim may not call
+    ├── ProvisionerError         a workspace could not be started or stopped
     ├── InvalidTransition        a change of state the table does not have
     ├── Refused                  a message the door does not take
     │   ├── ContentConflict          same identity, other content
@@ -91,6 +93,14 @@ class PlatformError(WorkspaceAdapterError):
         """The HTTP status; ``None`` when there was no answer, or none that can be read."""
         self.retry_after = retry_after
         """Seconds it asks us to wait, where it does."""
+
+
+class AddressRefused(WorkspaceAdapterError):
+    """A URL the shim may not call; the text says which and why."""
+
+
+class ProvisionerError(WorkspaceAdapterError):
+    """A workspace could not be started, stopped or removed; the text says what to check."""
 
 
 class InvalidTransition(WorkspaceAdapterError):
