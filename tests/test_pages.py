@@ -9,14 +9,15 @@ import pytest
 
 from workspace_adapter.runtimes.claude.settings import ClaudeSettings
 from workspace_adapter.settings import Settings, variables
+from workspace_adapter.shim.settings import ShimSettings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OURS = re.compile(r"\b(?:WORKSPACE|CLAUDE_CONFIG|CONFIGS|PLATFORM)_[A-Z_]*[A-Z]\b")
+OURS = re.compile(r"\b(?:WORKSPACE|CLAUDE_CONFIG|CONFIGS|PLATFORM|SHIM)_[A-Z_]*[A-Z]\b")
 OF_TESTS = "WORKSPACE_TEST_"
 KNOWN = {
     name
-    for settings in (Settings, ClaudeSettings)
+    for settings in (Settings, ClaudeSettings, ShimSettings)
     for variable in variables(settings).values()
     for name in (variable.name, *variable.aliases)
 }

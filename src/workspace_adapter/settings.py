@@ -736,15 +736,16 @@ def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def table(*settings_classes: type) -> str:
-    """Return the settings as a Markdown table, as the README prints it."""
-    rows = ["| variable | `config.yaml` | default | unit | meaning |", "|---|---|---|---|---|"]
-    for settings_class in settings_classes:
-        for variable in variables(settings_class).values():
-            names = ", ".join(f"`{name}`" for name in (variable.name, *variable.aliases))
-            keys = ", ".join(f"`{key}`" for key in variable.keys)
-            rows.append(
-                f"| {names} | {keys} | {variable.shown_default} | {variable.unit} | {variable.help} |"
-            )
+    """Return the settings as a Markdown table, as the pages print it."""
+    listed = [variable for given in settings_classes for variable in variables(given).values()]
+    in_file = any(variable.keys for variable in listed)
+    heads = ["variable", *(["`config.yaml`"] if in_file else []), "default", "unit", "meaning"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for variable in listed:
+        names = ", ".join(f"`{name}`" for name in (variable.name, *variable.aliases))
+        keys = [", ".join(f"`{key}`" for key in variable.keys)] if in_file else []
+        cells = [names, *keys, variable.shown_default, variable.unit, variable.help]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
