@@ -188,9 +188,7 @@ class Addresses:
     def _socket(self, info: Any) -> socket.socket:
         family, kind, protocol, _, sockaddr = info
         if why := self.ranges.refusal(_address(sockaddr)):
-            raise OSError(
-                f"it may not be called: {why}"
-            )  # aiohttp tells no other error as a failed connection
+            raise PermissionError(errno.EACCES, f"it may not be called: {why}")
         return socket.socket(family, kind, protocol)
 
 
