@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from ...errors import StoreUnavailable, WorkspaceAdapterError
+from ....errors import StoreUnavailable, WorkspaceAdapterError
 
 T = TypeVar("T")
 
@@ -26,15 +26,20 @@ MOST = 500
 """Requests in one transaction; the others wait for the next."""
 
 
+Word = tuple[Callable[[Any], None], str | int]
+
+
 @dataclass(slots=True)
 class Transaction:
     """What a request may use on the writer's thread."""
 
     connection: sqlite3.Connection
-    due: list[str] = field(default_factory=list)
-    """Workspaces that may have something to send."""
-    ended: list[int] = field(default_factory=list)
-    """Items that ended."""
+    words: list[Word] = field(default_factory=list)
+    """What is to be told on the event loop once it is committed."""
+
+    def then(self, tell: Callable[[Any], None], what: str | int) -> None:
+        """Have somebody told, after the commit; the same word only once."""
+        self.words.append((tell, what))
 
     def all(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """Run one statement and return its rows."""
@@ -72,13 +77,9 @@ class Writer:
         path: Path,
         *,
         prepare: Callable[[sqlite3.Connection], None],
-        on_due: Callable[[str], None],
-        on_ended: Callable[[int], None],
     ) -> None:
         self._path = path
         self._prepare = prepare
-        self._on_due = on_due
-        self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
         self._free = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
@@ -129,10 +130,8 @@ class Writer:
             else:
                 answer.future.set_result(answer.result)
         if transaction is not None:
-            for workspace_id in dict.fromkeys(transaction.due):
-                self._on_due(workspace_id)
-            for item_id in transaction.ended:
-                self._on_ended(item_id)
+            for tell, what in dict.fromkeys(transaction.words):
+                tell(what)
 
     # --- on the writer's thread -------------------------------------------------------
 
@@ -203,13 +202,13 @@ class Writer:
 
     @staticmethod
     def _try(transaction: Transaction, waiting: _Waiting) -> _Answer:
-        execute, due, ended = transaction.connection.execute, len(transaction.due), len(transaction.ended)
+        execute, words = transaction.connection.execute, len(transaction.words)
         execute("SAVEPOINT request")
         try:
             answer = _Answer(waiting.future, waiting.request(transaction))
         except (WorkspaceAdapterError, sqlite3.IntegrityError, UnicodeEncodeError) as refusal:
             execute("ROLLBACK TO request")
-            del transaction.due[due:], transaction.ended[ended:]
+            del transaction.words[words:]
             answer = _Answer(waiting.future, error=refusal)
         execute("RELEASE request")
         return answer

@@ -1,0 +1,251 @@
+"""Workspaces and tokens in SQLite."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from .... import queueing
+from ....errors import UnknownWorkspace
+from ..contract import DORMANT, REACHABLE, Beat, Role, Status, Token, Workspace
+from .part import LIVE, Part, among, moment
+from .writer import Transaction
+
+_WORKSPACES = "SELECT * FROM workspaces JOIN vitals ON vitals.workspace_id = workspaces.id"
+
+
+class Workspaces(Part):
+    """The verbs of workspaces and tokens."""
+
+    async def create_workspace(
+        self,
+        workspace_id: str,
+        *,
+        max_concurrent: int = 1,
+        provisioner: str = "external",
+        spec: Mapping[str, Any] | None = None,
+        secret: str = "",
+        now: float | None = None,
+    ) -> bool:
+        at = moment(now)
+
+        def create(transaction: Transaction) -> bool:
+            made = transaction.change(
+                "INSERT INTO workspaces (id, status, created_at, provisioner, spec, secret)"
+                " VALUES (?, 'provisioning', ?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET status = 'provisioning', url = NULL, boot_id = NULL,"
+                " restarting = 0, card = NULL, created_at = excluded.created_at,"
+                " provisioner = excluded.provisioner, spec = excluded.spec, secret = excluded.secret"
+                " WHERE status = 'removed'",
+                workspace_id,
+                at,
+                provisioner,
+                json.dumps(spec or {}),
+                secret,
+            )
+            if made:
+                transaction.change(
+                    "INSERT INTO vitals (workspace_id, max_concurrent) VALUES (?, ?) ON CONFLICT DO UPDATE"
+                    " SET beat_at = NULL, active_tasks = 0, max_concurrent = excluded.max_concurrent,"
+                    " hold_until = 0, report = '{}'",
+                    workspace_id,
+                    max_concurrent,
+                )
+            return bool(made)
+
+        return await self._writer.run(create)
+
+    async def workspace(self, workspace_id: str) -> Workspace | None:
+        row = await self._writer.run(lambda t: t.one(f"{_WORKSPACES} WHERE id = ?", workspace_id))
+        return None if row is None else _workspace(row)
+
+    async def workspaces(self) -> list[Workspace]:
+        rows = await self._writer.run(lambda t: t.all(f"{_WORKSPACES} WHERE status <> 'removed' ORDER BY id"))
+        return [_workspace(row) for row in rows]
+
+    async def register(
+        self,
+        workspace_id: str,
+        *,
+        url: str | None,
+        boot_id: str | None,
+        card: Mapping[str, Any] | None = None,
+        now: float | None = None,
+    ) -> bool:
+        at = moment(now)
+
+        def register(transaction: Transaction) -> bool:
+            row = transaction.one("SELECT status, boot_id FROM workspaces WHERE id = ?", workspace_id)
+            if row is None or row["status"] == Status.REMOVED:
+                raise UnknownWorkspace(f"there is no workspace {workspace_id}")
+            if row["status"] in DORMANT:
+                return False
+            new = row["boot_id"] != boot_id
+            if new and boot_id is not None:
+                seen = "INSERT INTO boots VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+                if not transaction.change(seen, workspace_id, boot_id, at):
+                    return False
+            transaction.change(
+                "UPDATE workspaces SET status = 'online', url = ?, boot_id = ?, card = coalesce(?, card)"
+                " WHERE id = ?",
+                url,
+                boot_id,
+                None if card is None else json.dumps(card),
+                workspace_id,
+            )
+            if new:
+                transaction.change(
+                    "UPDATE vitals SET active_tasks = 0, hold_until = 0, beat_at = ? WHERE workspace_id = ?",
+                    at,
+                    workspace_id,
+                )
+            transaction.then(self.on_due, workspace_id)
+            return True
+
+        return await self._writer.run(register)
+
+    async def set_status(self, workspace_id: str, status: Status, *, were: Collection[Status]) -> bool:
+        at = time.time()
+
+        def change(transaction: Transaction) -> bool:
+            if not transaction.change(
+                f"UPDATE workspaces SET status = ? WHERE id = ? AND status IN {among(were)}",
+                str(status),
+                workspace_id,
+            ):
+                return False
+            if status is Status.REMOVED:
+                transaction.change("DELETE FROM tokens WHERE workspace_id = ?", workspace_id)
+                transaction.change("DELETE FROM boots WHERE workspace_id = ?", workspace_id)
+                dropped = transaction.all(
+                    "UPDATE a2a_queue SET state = 'dropped', ended_at = ?, last_error = 'the workspace was"
+                    f" removed' WHERE workspace_id = ? AND state IN {LIVE} RETURNING id",
+                    at,
+                    workspace_id,
+                )
+                for row in dropped:
+                    transaction.then(self.on_ended, row["id"])
+            elif status in REACHABLE:
+                transaction.then(self.on_due, workspace_id)
+            return True
+
+        return await self._writer.run(change)
+
+    async def set_restarting(self, workspace_id: str, restarting: bool) -> bool:
+        def change(transaction: Transaction) -> bool:
+            changed = transaction.change(
+                "UPDATE workspaces SET restarting = ? WHERE id = ? AND restarting = ?",
+                restarting,
+                workspace_id,
+                not restarting,
+            )
+            if changed and not restarting:
+                transaction.then(self.on_due, workspace_id)
+            return bool(changed)
+
+        return await self._writer.run(change)
+
+    async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, bool]:
+        at = moment(now)
+        last = {beat.workspace_id: beat for beat in beats}
+
+        def take(transaction: Transaction) -> dict[str, bool]:
+            counted = {}
+            for beat in last.values():
+                status = Status.DEGRADED if beat.degraded else Status.ONLINE
+                row = transaction.one(
+                    "SELECT status FROM workspaces WHERE id = ? AND boot_id IS ? AND status NOT IN"
+                    f" {among(DORMANT)}",
+                    beat.workspace_id,
+                    beat.boot_id,
+                )
+                if row is None:
+                    continue
+                if row["status"] != status:
+                    transaction.change(
+                        "UPDATE workspaces SET status = ? WHERE id = ?", str(status), beat.workspace_id
+                    )
+                vitals = transaction.one(
+                    "UPDATE vitals SET beat_at = ?, active_tasks = ?, max_concurrent = coalesce(?,"
+                    " max_concurrent), report = ?, hold_until = CASE WHEN ? < min(?, coalesce(?,"
+                    " max_concurrent)) THEN 0 ELSE hold_until END WHERE workspace_id = ?"
+                    " RETURNING waiting > 0 AS waiting",
+                    at,
+                    beat.active_tasks,
+                    beat.max_concurrent,
+                    json.dumps(beat.report),
+                    beat.active_tasks,
+                    queueing.NO_ROOM,
+                    beat.max_concurrent,
+                    beat.workspace_id,
+                )
+                counted[beat.workspace_id] = vitals is not None and bool(vitals["waiting"])
+            return counted
+
+        return await self._writer.run(take)
+
+    async def add_token(
+        self,
+        digest: str,
+        *,
+        role: Role,
+        workspace_id: str | None = None,
+        label: str = "",
+        now: float | None = None,
+    ) -> None:
+        at = moment(now)
+        await self._writer.run(
+            lambda t: t.change(
+                "INSERT INTO tokens VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                digest,
+                str(role),
+                workspace_id,
+                label,
+                at,
+            )
+        )
+
+    async def tokens(self, digests: Collection[str]) -> dict[str, Token]:
+        asked = json.dumps(list(digests))
+        rows = await self._writer.run(
+            lambda t: t.all("SELECT * FROM tokens WHERE digest IN (SELECT value FROM json_each(?))", asked)
+        )
+        return {row["digest"]: _token(row) for row in rows}
+
+    async def tokens_of(self, workspace_id: str | None) -> list[Token]:
+        rows = await self._writer.run(
+            lambda t: t.all(
+                "SELECT * FROM tokens WHERE workspace_id IS ? ORDER BY created_at, digest", workspace_id
+            )
+        )
+        return [_token(row) for row in rows]
+
+    async def revoke_token(self, digest: str) -> bool:
+        return bool(await self._writer.run(lambda t: t.change("DELETE FROM tokens WHERE digest = ?", digest)))
+
+
+def _workspace(row: sqlite3.Row) -> Workspace:
+    return Workspace(
+        id=row["id"],
+        status=Status(row["status"]),
+        url=row["url"],
+        boot_id=row["boot_id"],
+        restarting=bool(row["restarting"]),
+        card=None if row["card"] is None else json.loads(row["card"]),
+        created_at=row["created_at"],
+        beat_at=row["beat_at"],
+        active_tasks=row["active_tasks"],
+        max_concurrent=row["max_concurrent"],
+        hold_until=row["hold_until"],
+        report=json.loads(row["report"]),
+        provisioner=row["provisioner"],
+        spec=json.loads(row["spec"]),
+        secret=row["secret"],
+    )
+
+
+def _token(row: sqlite3.Row) -> Token:
+    return Token(**(dict(row) | {"role": Role(row["role"])}))
