@@ -8,7 +8,8 @@ import pytest
 from yarl import URL
 
 from workspace_adapter.errors import AddressRefused
-from workspace_adapter.shim.address import Addresses, Ranges, parse_ranges, usual_ranges
+from workspace_adapter.shim.address import Addresses
+from workspace_adapter.shim.ranges import Ranges, parse_ranges
 from workspace_adapter.shim.store.contract import Status, Workspace
 
 ALL = parse_ranges("loopback,private,public")
@@ -107,14 +108,6 @@ def test_a_network_may_be_named() -> None:
 def test_a_word_that_is_none_is_told() -> None:
     with pytest.raises(ValueError, match=r"'lan' is neither"):
         parse_ranges("private,lan")
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)]
-)
-def test_a_shim_that_listens_on_loopback_alone_may_call_there(host: str, loopback: bool) -> None:
-    assert (refusal("127.0.0.1", usual_ranges(host)) is None) is loopback
-    assert refusal("10.0.0.1", usual_ranges(host)) is None
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from workspace_adapter.errors import SettingsError
 from workspace_adapter.queueing import Rules
 from workspace_adapter.settings import effective
+from workspace_adapter.shim.ranges import THIS_MACHINE_TOO, USUAL
 from workspace_adapter.shim.settings import ShimSettings, unknown
 
 TOKEN = "a-long-admin-token"
@@ -21,8 +22,17 @@ def test_nothing_must_be_set() -> None:
 
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert str(settings.directory) == "/srv/ann/.workspace_adapter/shim"
-    assert settings.reach == "local"
+    assert settings.reach == THIS_MACHINE_TOO
     assert settings.rules == Rules()
+
+
+def test_addresses_that_may_be_called_are_named_by_kind_or_network() -> None:
+    named = "public,10.1.0.0/16"
+    settings = ShimSettings.from_env({"SHIM_WORKSPACE_ADDRESSES": named})
+
+    assert str(settings.reach) == named
+    assert effective(settings)["SHIM_WORKSPACE_ADDRESSES"] == named
+    assert "'lan' is neither" in problems(SHIM_WORKSPACE_ADDRESSES="lan")
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -40,7 +50,7 @@ def test_a_public_address_without_an_admin_token_is_refused_and_says_what_to_set
     assert "SHIM_ADMIN_TOKEN must be set" in problems(SHIM_HOST=host)
 
     settings = ShimSettings.from_env({"SHIM_HOST": host, "SHIM_ADMIN_TOKEN": TOKEN})
-    assert settings.reach == "private"
+    assert settings.reach == USUAL
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost"])

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from ..errors import SettingsError
 from ..queueing import Rules
 from ..settings import boolean, integer, one_of, parse, path, seconds, setting, size, text, variables
+from .ranges import THIS_MACHINE_TOO, USUAL, Ranges, parse_ranges
 
 _RULES = Rules()
 _TOKEN_LENGTH = 16
@@ -36,6 +37,11 @@ def _http_url(value: str) -> str:
     if not _HTTP_URL.fullmatch(value):
         raise ValueError("must be an http or https URL of host, port and path")
     return value.rstrip("/")
+
+
+def _ranges(value: str) -> str:
+    parse_ranges(value)
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,11 +221,11 @@ class ShimSettings:
     )
     workspace_addresses: str | None = setting(
         "SHIM_WORKSPACE_ADDRESSES",
-        one_of("public", "private", "local"),
-        "Where a workspace may be called: `public` addresses only, `private` networks too, or this machine"
-        " (`local`) too. Link-local addresses and those of cloud metadata never.",
+        _ranges,
+        "Where a workspace may be called: `loopback`, `private`, `public` and networks such as `10.1.0.0/16`."
+        " Link-local addresses and those of cloud metadata never.",
         default=None,
-        shown="`local` while `SHIM_HOST` is this machine's own, else `private`",
+        shown="`private,public`, and `loopback` while `SHIM_HOST` is this machine's own",
     )
     in_docker: bool | None = setting(
         "SHIM_IN_DOCKER",
@@ -281,9 +287,11 @@ class ShimSettings:
         return PurePosixPath(self.state_dir or f"{self.home}/.workspace_adapter/shim")
 
     @property
-    def reach(self) -> str:
-        """Where a workspace may be called: ``public``, ``private`` or ``local``."""
-        return self.workspace_addresses or ("private" if self.is_public else "local")
+    def reach(self) -> Ranges:
+        """Where a workspace may be called."""
+        if self.workspace_addresses is not None:
+            return parse_ranges(self.workspace_addresses)
+        return USUAL if self.is_public else THIS_MACHINE_TOO
 
     @property
     def rules(self) -> Rules:
