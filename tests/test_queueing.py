@@ -159,6 +159,9 @@ def test_only_true_means_busy(word: object) -> None:
     [
         {"result": {"kind": "message", "metadata": {"state": "failed", "retryable": True}}},
         {"result": {"kind": "task", "status": {"message": {"metadata": {"retryable": True}}}}},
+        {"result": {"task": {"metadata": {"retryable": True}}}},
+        {"result": {"message": {"metadata": {"retryable": True}}}},
+        {"result": {"statusUpdate": {"metadata": {"retryable": True}}}},
         {"error": {"code": -32603, "message": "later", "data": {"retryable": True}}},
     ],
 )

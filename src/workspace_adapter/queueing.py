@@ -212,6 +212,9 @@ class Reply:
         result, error = body.get("result"), body.get("error")
         told: list[object] = []
         if isinstance(result, Mapping):
+            result = next(
+                (result[name] for name in _A2A_1_0 if isinstance(result.get(name), Mapping)), result
+            )
             told.append(result.get("metadata"))
             status = result.get("status")
             if isinstance(status, Mapping) and isinstance(status.get("message"), Mapping):
@@ -251,6 +254,9 @@ class Verdict:
         """Whether nothing more is sent to this workspace for now."""
         return self.state is State.QUEUED
 
+
+_A2A_1_0 = ("task", "message", "statusUpdate")
+"""Where A2A 1.0 puts what 0.3 has directly beneath ``result``."""
 
 _GATEWAY = frozenset({502, 503, 504, 521, 522, 523, 524})
 _FINAL = frozenset({400, 406, 413, 414, 415, 422})
