@@ -19,6 +19,7 @@ from workspace_adapter.queueing import State, Verdict
 from workspace_adapter.shim.store.contract import (
     Answer,
     Beat,
+    Heard,
     Lease,
     Message,
     Queue,
@@ -401,7 +402,9 @@ async def test_a_beat_that_shows_room_ends_the_hold(store: Queue) -> None:
     await settle(store, lease, BUSY, now=30.0)
     await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=2)], now=31.0)
     assert await store.claim("w", "owner", now=31.0) == []
-    assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1)], now=31.0) == {"w": True}
+    assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1)], now=31.0) == {
+        "w": Heard(1, 2, "")
+    }
     assert len(await store.claim("w", "owner", now=31.0)) == 1
 
 
@@ -571,7 +574,7 @@ async def test_beats_are_kept_whole_and_the_last_one_counts(store: Queue) -> Non
         Beat(workspace_id="v", boot_id="c1", active_tasks=0, degraded=True),
         Beat(workspace_id="w", boot_id="b1", active_tasks=2, max_concurrent=4, report={"uptime": 5}),
     ]
-    assert await store.beat(beats, now=9.0) == {"w": False, "v": False}
+    assert await store.beat(beats, now=9.0) == {"w": Heard(0, 4, ""), "v": Heard(0, 3, "")}
     workspace, other = await store.workspace("w"), await store.workspace("v")
     assert workspace is not None
     assert other is not None
@@ -580,11 +583,38 @@ async def test_beats_are_kept_whole_and_the_last_one_counts(store: Queue) -> Non
     assert (other.status, other.max_concurrent) == (Status.DEGRADED, 3)
 
 
+async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Queue) -> None:
+    await online(store)
+    whole = {"state": "serving", "capabilities": {"retry": True}}
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0, degraded=True, report=whole)])
+    await store.beat(
+        [
+            Beat(
+                workspace_id="w",
+                boot_id="b1",
+                active_tasks=1,
+                degraded=None,
+                report={"state": "draining"},
+                whole=False,
+            )
+        ]
+    )
+    workspace = await store.workspace("w")
+    assert workspace is not None
+    assert workspace.status is Status.DEGRADED
+    assert workspace.report == {"state": "draining", "capabilities": {"retry": True}}
+    await store.set_status("w", Status.OFFLINE, were=[Status.DEGRADED])
+    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1, degraded=None)])
+    workspace = await store.workspace("w")
+    assert workspace is not None
+    assert workspace.status is Status.ONLINE
+
+
 @pytest.mark.parametrize("status", [Status.OFFLINE, Status.PROVISIONING, Status.FAILED, Status.DEGRADED])
 async def test_a_beat_brings_a_workspace_back(store: Queue, status: Status) -> None:
     await online(store)
     await store.set_status("w", status, were=[Status.ONLINE])
-    assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=9.0) == {"w": False}
+    assert "w" in await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=9.0)
     workspace = await store.workspace("w")
     assert workspace is not None
     assert workspace.status is Status.ONLINE

@@ -24,7 +24,7 @@ from tests.shim.store.conftest import Place
 from workspace_adapter.errors import ContentConflict, QueueFull
 from workspace_adapter.queueing import State, Verdict
 from workspace_adapter.shim.store import contract
-from workspace_adapter.shim.store.contract import Answer, Beat, Lease, Message, Settlement, Status
+from workspace_adapter.shim.store.contract import Answer, Beat, Heard, Lease, Message, Settlement, Status
 
 T = TypeVar("T")
 
@@ -313,7 +313,7 @@ class Queue(RuleBasedStateMachine):
         if not boot:
             assert counted == {}
             return
-        assert counted == {name: self.depth(name) > 0}
+        assert counted == {name: Heard(self.depth(name), workspace.most, "")}
         workspace.active = active
         if active < workspace.most:
             workspace.hold = 0.0

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from ...errors import BadMessage
 from ...queueing import State, Verdict
@@ -78,8 +78,20 @@ class Beat:
     active_tasks: int
     max_concurrent: int | None = None
     """``None``: not said; what was known stays."""
-    degraded: bool = False
+    degraded: bool | None = False
+    """``None``: not said; whether it is stays as it was."""
     report: Mapping[str, Any] = field(default_factory=dict)
+    whole: bool = True
+    """Otherwise members that the report does not have stay as they were."""
+
+
+class Heard(NamedTuple):
+    """What the store knows of a workspace whose beat counted."""
+
+    waiting: int
+    """Items, counted up to the depth cap."""
+    max_concurrent: int
+    secret: str
 
 
 class Role(StrEnum):
@@ -377,12 +389,12 @@ class Queue(Protocol):
         When it has returned, no claim that began before will lease anything.
         """
 
-    async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, bool]:
+    async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, Heard]:
         """Take heartbeats, the last of each workspace's counting.
 
         Returns:
-            The workspaces whose beat counted, with whether items wait there. A beat of a life that
-            was replaced, or of a workspace that is removed, does not count.
+            The workspaces whose beat counted. A beat of a life that was replaced, or of a workspace
+            that is dormant, does not count.
         """
 
     async def add_token(

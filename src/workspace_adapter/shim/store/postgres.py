@@ -46,6 +46,7 @@ from .contract import (
     Answer,
     Beat,
     Enqueued,
+    Heard,
     Item,
     Lease,
     Message,
@@ -307,33 +308,35 @@ _SETTLE = """
 
 _BEAT = f"""
     WITH beat AS (
-        SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[], $7::text[])
-        AS b (workspace_id, boot_id, active_tasks, max_concurrent, status, report)
+        SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[], $7::text[],
+            $8::boolean[])
+        AS b (workspace_id, boot_id, active_tasks, max_concurrent, status, report, whole)
     ), counted AS (
-        SELECT beat.*, w.status AS was FROM beat
+        SELECT beat.*, w.status AS was, w.secret,
+            coalesce(beat.status, CASE w.status WHEN 'degraded' THEN w.status ELSE 'online' END) AS next
+        FROM beat
         JOIN workspaces AS w ON w.id = beat.workspace_id AND w.boot_id IS NOT DISTINCT FROM beat.boot_id
             AND w.status NOT IN {_among(DORMANT)}
         JOIN vitals AS v ON v.workspace_id = beat.workspace_id
         ORDER BY v.workspace_id FOR NO KEY UPDATE OF v
     ), turned AS (
-        UPDATE workspaces AS w SET status = counted.status FROM counted
-        WHERE w.id = counted.workspace_id AND counted.was <> counted.status
+        UPDATE workspaces AS w SET status = counted.next FROM counted
+        WHERE w.id = counted.workspace_id AND counted.was <> counted.next
             AND w.status NOT IN {_among(DORMANT)}
     )
     UPDATE vitals AS v SET beat_at = {_NOW}, active_tasks = counted.active_tasks,
-        max_concurrent = coalesce(counted.max_concurrent, v.max_concurrent), report = counted.report,
+        max_concurrent = coalesce(counted.max_concurrent, v.max_concurrent),
+        report = CASE WHEN counted.whole THEN counted.report
+            ELSE (v.report::jsonb || counted.report::jsonb)::text END,
         hold_until = CASE WHEN counted.active_tasks
             < least({queueing.NO_ROOM}, coalesce(counted.max_concurrent, v.max_concurrent))
             THEN 0 ELSE v.hold_until END
     FROM counted WHERE v.workspace_id = counted.workspace_id
-    RETURNING v.workspace_id,
-        EXISTS (SELECT FROM a2a_queue AS q WHERE q.workspace_id = v.workspace_id AND q.state = 'queued'
-            AND NOT q.taken)
-        OR EXISTS (SELECT FROM a2a_queue AS q WHERE q.workspace_id = v.workspace_id AND q.state = 'queued'
-            AND q.taken)
-        OR EXISTS (SELECT FROM a2a_queue AS q WHERE q.workspace_id = v.workspace_id AND q.state = 'delayed')
-        AS waiting
+    RETURNING v.workspace_id, v.max_concurrent, counted.secret,
+        {_DEPTH.format("v.workspace_id", "$9::int")} AS waiting
 """
+
+_REPORTED: dict[bool | None, str | None] = {True: "degraded", False: "online", None: None}
 
 _DUE = f"""
     WITH RECURSIVE ready (id) AS (
@@ -821,7 +824,7 @@ class PostgresStore:
             self._tell(due=[workspace_id])
         return changed
 
-    async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, bool]:
+    async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, Heard]:
         last = list({beat.workspace_id: beat for beat in beats}.values())
 
         async def take(connection: Any) -> list[asyncpg.Record]:
@@ -835,12 +838,19 @@ class PostgresStore:
                     [beat.boot_id for beat in last],
                     [beat.active_tasks for beat in last],
                     [beat.max_concurrent for beat in last],
-                    [str(Status.DEGRADED if beat.degraded else Status.ONLINE) for beat in last],
+                    [_REPORTED[beat.degraded] for beat in last],
                     [json.dumps(beat.report) for beat in last],
+                    [beat.whole for beat in last],
+                    self._rules.depth_cap,
                 )
                 return rows
 
-        return {row["workspace_id"]: row["waiting"] for row in await self._run(take)}
+        return {
+            row["workspace_id"]: Heard(
+                min(row["waiting"], self._rules.depth_cap), row["max_concurrent"], row["secret"]
+            )
+            for row in await self._run(take)
+        }
 
     async def add_token(
         self,

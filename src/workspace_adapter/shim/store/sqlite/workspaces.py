@@ -10,7 +10,7 @@ from typing import Any
 
 from .... import queueing
 from ....errors import UnknownWorkspace
-from ..contract import DORMANT, REACHABLE, Beat, Role, Status, Token, Workspace
+from ..contract import DORMANT, REACHABLE, Beat, Heard, Role, Status, Token, Workspace
 from .part import LIVE, Part, among, moment
 from .writer import Transaction
 
@@ -148,31 +148,33 @@ class Workspaces(Part):
 
         return await self._writer.run(change)
 
-    async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, bool]:
+    async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, Heard]:
         at = moment(now)
         last = {beat.workspace_id: beat for beat in beats}
 
-        def take(transaction: Transaction) -> dict[str, bool]:
+        def take(transaction: Transaction) -> dict[str, Heard]:
             counted = {}
             for beat in last.values():
-                status = Status.DEGRADED if beat.degraded else Status.ONLINE
                 row = transaction.one(
-                    "SELECT status FROM workspaces WHERE id = ? AND boot_id IS ? AND status NOT IN"
+                    "SELECT status, secret FROM workspaces WHERE id = ? AND boot_id IS ? AND status NOT IN"
                     f" {among(DORMANT)}",
                     beat.workspace_id,
                     beat.boot_id,
                 )
                 if row is None:
                     continue
+                degraded = row["status"] == Status.DEGRADED if beat.degraded is None else beat.degraded
+                status = Status.DEGRADED if degraded else Status.ONLINE
                 if row["status"] != status:
                     transaction.change(
                         "UPDATE workspaces SET status = ? WHERE id = ?", str(status), beat.workspace_id
                     )
                 vitals = transaction.one(
                     "UPDATE vitals SET beat_at = ?, active_tasks = ?, max_concurrent = coalesce(?,"
-                    " max_concurrent), report = ?, hold_until = CASE WHEN ? < min(?, coalesce(?,"
+                    f" max_concurrent), report = {'?' if beat.whole else 'json_patch(report, ?)'},"
+                    " hold_until = CASE WHEN ? < min(?, coalesce(?,"
                     " max_concurrent)) THEN 0 ELSE hold_until END WHERE workspace_id = ?"
-                    " RETURNING waiting > 0 AS waiting",
+                    " RETURNING waiting, max_concurrent",
                     at,
                     beat.active_tasks,
                     beat.max_concurrent,
@@ -182,7 +184,10 @@ class Workspaces(Part):
                     beat.max_concurrent,
                     beat.workspace_id,
                 )
-                counted[beat.workspace_id] = vitals is not None and bool(vitals["waiting"])
+                if vitals is not None:
+                    counted[beat.workspace_id] = Heard(
+                        min(vitals["waiting"], self._rules.depth_cap), vitals["max_concurrent"], row["secret"]
+                    )
             return counted
 
         return await self._writer.run(take)
