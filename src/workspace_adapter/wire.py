@@ -14,7 +14,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import BadMessage
 
@@ -123,6 +123,38 @@ def depth(value: object, limit: int = MAX_DEPTH) -> int:
         level += 1
         layer = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
     return level
+
+
+class NotJson(ValueError):
+    """A body that is no JSON in UTF-8."""
+
+
+class TooDeep(ValueError):
+    """A body nested deeper than :data:`MAX_DEPTH`."""
+
+
+def read_json(body: bytes) -> Any:
+    """Read a body from outside.
+
+    Raises:
+        NotJson: it is none.
+        TooDeep: nothing recursive may read it.
+    """
+    deep = f"the body is nested more than {MAX_DEPTH} levels deep"
+    try:
+        value = json.loads(body.decode(), parse_constant=_no_such_number)
+    except RecursionError:
+        raise TooDeep(deep) from None
+    except ValueError:
+        raise NotJson("the body is not JSON in UTF-8") from None
+    # What opens less often than that is not nested deeper: no need to walk through it.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and depth(value) > MAX_DEPTH:
+        raise TooDeep(deep)
+    return value
+
+
+def _no_such_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 MAX_NAME = 512

@@ -12,12 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any
 
 from a2a.utils.errors import MethodNotFoundError, VersionNotSupportedError
 
+from ... import wire
 from ...errors import BadMessage
-from ...wire import MAX_DEPTH, SentMessage, depth, parse_message
+from ...wire import NotJson, SentMessage, TooDeep, parse_message
 from .refusal import Binding, Refusal, bad_params, invalid_request, not_json
 
 
@@ -117,24 +118,15 @@ def read_json(body: bytes) -> Any:
         Refusal: it is no JSON in UTF-8, or nested too deeply.
     """
     try:
-        value = json.loads(body.decode(), parse_constant=_no_such_number)
-    except RecursionError:
-        raise invalid_request(_TOO_DEEP) from None
-    except ValueError:
-        raise not_json("the body is not JSON in UTF-8") from None
-    # What opens less often than that is not nested deeper: no need to walk through it.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and depth(value) > MAX_DEPTH:
-        raise invalid_request(_TOO_DEEP)
-    return value
+        return wire.read_json(body)
+    except TooDeep as error:
+        raise invalid_request(str(error)) from None
+    except NotJson as error:
+        raise not_json(str(error)) from None
 
 
 _ODD_ID = "id must be a string of valid Unicode or a whole number"
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
-_TOO_DEEP = f"the body is nested more than {MAX_DEPTH} levels deep"
-
-
-def _no_such_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def request_id_of(value: object) -> str | int | None:
