@@ -105,6 +105,9 @@ class Rules:
     """Waiting items a workspace may have."""
     retention: float = 7 * 86400.0
     """How long an ended item is kept; as long, its message is known."""
+    stream_limit: int = 64 * 2**20
+    """Bytes of events that are kept of one stream; beyond them the oldest go, whose absence their numbers
+    show. Who follows the stream misses none."""
     priority_weight: float = 1.0
     """How much sooner one step of priority makes an item come."""
 
@@ -122,7 +125,16 @@ class Rules:
             )
         found += [
             f"{name} must be positive"
-            for name in ("strikes", "lapses", "backoff", "renewal", "depth_cap", "retention", "busy_wait")
+            for name in (
+                "strikes",
+                "lapses",
+                "backoff",
+                "renewal",
+                "depth_cap",
+                "retention",
+                "busy_wait",
+                "stream_limit",
+            )
             if getattr(self, name) <= 0
         ]
         if self.priority_weight < 0:

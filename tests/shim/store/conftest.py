@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import require
 from tests.shim.postgres import Postgres, programs
 from workspace_adapter.queueing import Rules
-from workspace_adapter.shim.store.contract import Queue
+from workspace_adapter.shim.store.contract import Store
 from workspace_adapter.shim.store.postgres import PostgresStore
 from workspace_adapter.shim.store.sqlite import SqliteStore
 
@@ -40,10 +40,10 @@ class Place:
     url: str
     schema: str
 
-    def open(self, rules: Rules = RULES) -> AbstractAsyncContextManager[Queue]:
+    def open(self, rules: Rules = RULES) -> AbstractAsyncContextManager[Store]:
         if self.kind == "sqlite":
             return SqliteStore(Path(self.url), rules)
-        return PostgresStore(self.url, rules, schema=self.schema)
+        return PostgresStore(self.url, rules, schema=self.schema)  # type: ignore[return-value]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -56,6 +56,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-async def store(place: Place) -> AsyncIterator[Queue]:
+async def store(place: Place) -> AsyncIterator[Store]:
     async with place.open() as opened:
         yield opened

@@ -256,6 +256,10 @@ class Step(StrEnum):
     FAILED = "failed"
 
 
+OVER = frozenset({Step.DONE, Step.FAILED})
+"""The cycle ended."""
+
+
 class Aim(StrEnum):
     """What a cycle is for."""
 
@@ -264,6 +268,13 @@ class Aim(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     REMOVE = "remove"
+
+    def outranks(self, other: Aim) -> bool:
+        """Whether asked for this, a cycle that waits with the other aim takes it instead."""
+        return _RANK.get(self, 0) > _RANK.get(other, 0)
+
+
+_RANK = {Aim.PAUSE: 1, Aim.REMOVE: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,7 +492,10 @@ class Queue(Protocol):
         """Take an item out that has no answer; return whether that could be."""
 
     async def forget(self, *, most: int = 500, now: float | None = None) -> int:
-        """Delete ended items older than the retention; return how many."""
+        """Delete ended items older than the retention, their streams with them; return how many.
+
+        So go ended cycles, activity, and delegations whose item is gone: as many of each at most.
+        """
 
 
 class Streams(Protocol):
@@ -492,6 +506,8 @@ class Streams(Protocol):
 
     async def say(self, lease: Lease, events: Sequence[bytes], cursor: str | None) -> bool:
         """Keep events of a leased item's stream, behind those it has; return ``False``: the lease was lost.
+
+        Beyond ``Rules.stream_limit`` the oldest go. An item that is tried anew has none; its numbers go on.
 
         Args:
             events: the data of each, as the workspace sent it.
@@ -524,7 +540,8 @@ class Cycles(Protocol):
     async def claim_cycle(self, owner: str, *, now: float | None = None) -> Cycle | None:
         """Take a cycle that nobody works on, or whose owner's renewals stopped; the oldest first.
 
-        Of one workspace, one cycle runs at a time.
+        Of one workspace, one cycle runs at a time. It holds for a lease, as a queue item does, and
+        stands where it stood: ``ASKED``, when nobody had it before or whoever did wrote nothing.
         """
 
     async def advance_cycle(
@@ -574,22 +591,33 @@ class Log(Protocol):
         workspace_id: str,
         *,
         activity_type: str | None = None,
+        by_agent: bool | None = None,
         since: float | None = None,
         after: int | None = None,
         before: float | None = None,
         most: int = 100,
     ) -> list[Activity]:
         """Return activity: behind ``after`` oldest first, else the latest first. ``since`` and
-        ``before`` are UTC epoch seconds."""
+        ``before`` are UTC epoch seconds. ``by_agent``: only what names a workspace as its source, or
+        only what does not.
+
+        What is behind the last entry that was read stays behind it: no number comes late."""
 
     async def acknowledge(self, workspace_id: str, seq: int) -> int:
         """Note how far a workspace read its activity; return the furthest it ever did."""
 
-    async def delegate(self, delegation: Delegation) -> tuple[Delegation, bool]:
+    async def delegate(
+        self,
+        delegation_id: str,
+        *,
+        source_id: str,
+        target_id: str,
+        task: str,
+        item_id: int | None = None,
+        status: str | None = None,
+        now: float | None = None,
+    ) -> tuple[Delegation, bool]:
         """Keep a delegation; return the one of that id, with whether it is new."""
-
-    async def delegated(self, delegation_id: str, *, item_id: int) -> None:
-        """Note the queue item that carries a delegation."""
 
     async def report_delegation(
         self,
@@ -605,6 +633,17 @@ class Log(Protocol):
 
     async def delegations(self, source_id: str, *, most: int = 50) -> list[Delegation]:
         """Return the delegations of a workspace, the latest first."""
+
+    async def untold(self, source_id: str, *, most: int = 50) -> list[Delegation]:
+        """Return delegations that ended of which their source's activity says nothing yet, as they ended."""
+
+    async def tell(
+        self, delegation_id: str, activity_type: str, entry: Mapping[str, Any], *, now: float | None = None
+    ) -> bool:
+        """Add to the source's activity how a delegation ended, unless it was; return whether it was not.
+
+        An item that is tried anew can be told of again.
+        """
 
 
 class Store(Queue, Streams, Cycles, Log, Protocol):

@@ -8,13 +8,16 @@ from types import TracebackType
 from typing import Self
 
 from ....queueing import Rules
+from .cycles import Cycles
+from .log import Log
 from .queue import Queue
 from .schema import migrate
+from .streams import Streams
 from .workspaces import Workspaces
 from .writer import Writer
 
 
-class SqliteStore(Workspaces, Queue):
+class SqliteStore(Workspaces, Queue, Streams, Cycles, Log):
     """What the shim keeps, in one file that one process has open."""
 
     def __init__(self, path: Path, rules: Rules) -> None:

@@ -96,12 +96,15 @@ class Queue(Part):
     def _requeue(transaction: Transaction, item_id: int, key: float, at: float) -> None:
         transaction.change(
             "UPDATE a2a_queue SET state = 'queued', order_key = ?, enqueued_at = ?, expires_at = NULL,"
-            " strikes = 0, lapses = 0, taken = 0, ended_at = NULL, due_at = NULL WHERE id = ?",
+            " strikes = 0, lapses = 0, taken = 0, ended_at = NULL, due_at = NULL, cursor = NULL,"
+            " event_bytes = 0 WHERE id = ?",
             key,
             at,
             item_id,
         )
         transaction.change("DELETE FROM a2a_answers WHERE item = ?", item_id)
+        transaction.change("DELETE FROM a2a_events WHERE item = ?", item_id)
+        transaction.change("UPDATE delegations SET told = 0 WHERE item_id = ?", item_id)
 
     async def claim(
         self, workspace_id: str, owner: str, *, most: int = 64, now: float | None = None
@@ -391,8 +394,22 @@ class Queue(Part):
                     most,
                 )
             ]
-            for table, column in (("a2a_bodies", "item"), ("a2a_answers", "item"), ("a2a_queue", "id")):
-                transaction.connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
+            for table in ("a2a_bodies", "a2a_answers", "a2a_events"):
+                transaction.connection.executemany(f"DELETE FROM {table} WHERE item = ?", ids)
+            transaction.connection.executemany("DELETE FROM a2a_queue WHERE id = ?", ids)
+            for table, old in (
+                ("cycles", "ended_at <= ?"),
+                ("activity", "created_at <= ?"),
+                (
+                    "delegations",
+                    "updated_at <= ? AND NOT EXISTS (SELECT 1 FROM a2a_queue WHERE id = item_id)",
+                ),
+            ):
+                transaction.change(
+                    f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE {old} LIMIT ?)",
+                    before,
+                    most,
+                )
             return len(ids)
 
         return await self._writer.run(forget)

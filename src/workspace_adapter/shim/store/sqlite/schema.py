@@ -12,6 +12,15 @@
     One row a message, narrow; its body is in ``a2a_bodies`` until the item has its answer,
     which is in ``a2a_answers``: so no change of state rewrites megabytes. ``waiting`` is the
     depth: ``vitals.waiting`` is kept by triggers, so no enqueue counts.
+``a2a_events``
+    What was said on an item's stream, numbered from 1; the item counts them and their bytes.
+``cycles``
+    Restarts. The indexes hold that of one workspace one runs and one waits, whatever the code does.
+``activity``, ``acknowledged``
+    What workspaces report, and how far each read its own.
+``delegations``
+    Tasks that workspaces gave one another; how one stands is its item's to say. ``told`` once the
+    source's activity has how it ended.
 
 Times are UTC epoch seconds, bodies bytes, ``card``, ``report`` and ``headers`` JSON.
 """
@@ -82,7 +91,9 @@ MIGRATIONS: tuple[str, ...] = (
         leased_at REAL,
         ended_at REAL,
         last_error TEXT,
-        cursor TEXT
+        cursor TEXT,
+        events INTEGER NOT NULL DEFAULT 0,
+        event_bytes INTEGER NOT NULL DEFAULT 0
     );
     CREATE UNIQUE INDEX a2a_queue_message ON a2a_queue (workspace_id, turn_key);
     CREATE INDEX a2a_queue_ready ON a2a_queue (workspace_id, order_key, id)
@@ -100,6 +111,62 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX a2a_queue_ended ON a2a_queue (ended_at) WHERE ended_at IS NOT NULL;
     CREATE TABLE a2a_bodies (item INTEGER PRIMARY KEY, body BLOB NOT NULL);
     CREATE TABLE a2a_answers (item INTEGER PRIMARY KEY, status INTEGER NOT NULL, body BLOB NOT NULL);
+    CREATE TABLE a2a_events (
+        item INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (item, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE cycles (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        workspace_id TEXT NOT NULL,
+        aim TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        requests INTEGER NOT NULL DEFAULT 1,
+        step TEXT NOT NULL DEFAULT 'asked',
+        attempt INTEGER NOT NULL DEFAULT 0,
+        owner TEXT,
+        lease_until REAL,
+        boot_before TEXT,
+        asked_at REAL NOT NULL,
+        began_at REAL,
+        ended_at REAL,
+        notes TEXT NOT NULL DEFAULT '{}'
+    );
+    CREATE INDEX cycles_of ON cycles (workspace_id, id);
+    CREATE UNIQUE INDEX cycles_waiting ON cycles (workspace_id) WHERE ended_at IS NULL AND began_at IS NULL;
+    CREATE UNIQUE INDEX cycles_running ON cycles (workspace_id)
+        WHERE ended_at IS NULL AND began_at IS NOT NULL;
+    CREATE INDEX cycles_open ON cycles (id) WHERE ended_at IS NULL;
+    CREATE INDEX cycles_ended ON cycles (ended_at) WHERE ended_at IS NOT NULL;
+    CREATE TABLE activity (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        workspace_id TEXT NOT NULL,
+        activity_type TEXT NOT NULL,
+        by_agent INTEGER NOT NULL,
+        created_at REAL NOT NULL,
+        entry TEXT NOT NULL
+    );
+    CREATE INDEX activity_of ON activity (workspace_id, seq);
+    CREATE INDEX activity_at ON activity (created_at);
+    CREATE TABLE acknowledged (workspace_id TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE delegations (
+        id TEXT PRIMARY KEY,
+        source_id TEXT NOT NULL,
+        target_id TEXT NOT NULL,
+        task TEXT NOT NULL,
+        item_id INTEGER,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        status TEXT,
+        response_preview TEXT,
+        error TEXT,
+        told INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX delegations_of ON delegations (source_id, created_at);
+    CREATE INDEX delegations_untold ON delegations (source_id) WHERE told = 0;
+    CREATE INDEX delegations_by ON delegations (item_id) WHERE item_id IS NOT NULL;
+    CREATE INDEX delegations_at ON delegations (updated_at);
     CREATE TRIGGER a2a_queue_in AFTER INSERT ON a2a_queue BEGIN
         UPDATE vitals SET waiting = waiting + 1 WHERE workspace_id = new.workspace_id;
     END;

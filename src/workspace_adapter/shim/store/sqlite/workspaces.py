@@ -126,6 +126,14 @@ class Workspaces(Part):
                     at,
                     workspace_id,
                 )
+                transaction.change(
+                    "UPDATE cycles SET step = 'failed', ended_at = ?, notes = ?"
+                    " WHERE workspace_id = ? AND ended_at IS NULL AND began_at IS NULL",
+                    at,
+                    json.dumps({"because": "the workspace was removed"}),
+                    workspace_id,
+                )
+                transaction.then(self.on_cycle, workspace_id)
                 for row in dropped:
                     transaction.then(self.on_ended, row["id"])
             elif status in REACHABLE:
