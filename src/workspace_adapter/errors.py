@@ -15,6 +15,7 @@
     │   └── StoreUnavailable         it cannot be read or written now
     ├── PlatformError            the platform cannot be reached, or answers no
     ├── AddressRefused           a URL the shim may not call
+    ├── WorkspaceUnreachable     a workspace that gave no response, or broke it off
     ├── ProvisionerError         a workspace could not be started or stopped
     ├── InvalidTransition        a change of state the table does not have
     ├── Refused                  a message the door does not take
@@ -97,6 +98,15 @@ class PlatformError(WorkspaceAdapterError):
 
 class AddressRefused(WorkspaceAdapterError):
     """A URL the shim may not call; the text says which and why."""
+
+
+class WorkspaceUnreachable(WorkspaceAdapterError):
+    """A workspace gave no response to what was passed through, or broke it off; the text says why."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+        """Whether it may have the request."""
 
 
 class ProvisionerError(WorkspaceAdapterError):
