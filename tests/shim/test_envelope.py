@@ -104,7 +104,7 @@ def test_what_goes_along_is_named() -> None:
 
 
 def test_the_canvas_has_one_context_and_nobody_else_is_the_canvas() -> None:
-    canvas = {"metadata": {"source": "canvas_user"}}
+    canvas: dict[str, Any] = {"metadata": {"source": "canvas_user"}}
     assert made_of(envelope(message(), **canvas))["contextId"] == "canvas-ws"
     assert made_of(envelope(message(**canvas)))["contextId"] == "canvas-ws"
     assert made_of(envelope(message(contextId="c"), **canvas))["contextId"] == "c"
