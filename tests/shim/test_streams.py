@@ -217,6 +217,7 @@ def test_a_pause_is_not_kept_and_says_what_to_do_with_the_message() -> None:
         sse(modern("task", "WORKING")), sse(modern("statusUpdate", "WORKING", restarting=False))
     )
     assert (len(kept), reading.outcome()) == (1, Reply(status=503, body={"busy": True, "taken": True}))
+    assert reading.interruption("wait", now=0.5) is None
 
 
 def test_an_interruption_is_told_in_the_streams_own_dialect() -> None:

@@ -309,14 +309,19 @@ class Reading:
         return Reply(status=503, body={"busy": True, "taken": True})
 
     def interruption(self, text: str, *, now: float) -> bytes | None:
-        """Return a status event that says why it goes on later; ``None`` where no task is known yet.
+        """Return a status event that says why it goes on later.
 
-        It is to be kept like an event of the workspace's, once each time a stream breaks off.
+        It is to be kept like an event of the workspace's, once each time a stream breaks off. There is
+        none where no task is known yet, or only the workspace's patience with us was over.
 
         Args:
             now: UTC epoch seconds.
         """
-        return None if self._told is None else self._told.working(text, f"{self.cursor}-pause", now)
+        return (
+            None
+            if self._told is None or self._paused is False
+            else self._told.working(text, f"{self.cursor}-pause", now)
+        )
 
 
 def interruption(events: Iterable[bytes], text: str, *, now: float) -> bytes | None:

@@ -76,6 +76,17 @@ async def test_a_message_is_there_when_the_store_is_opened_again(place: Place) -
     assert lease.attempt == 1
 
 
+async def test_of_many_items_those_that_ended_or_are_gone_can_be_asked_for(store: Queue) -> None:
+    await online(store)
+    waits, ends, drops = await sent(store, "a", "b", "c")
+    await store.drop(drops, "gone", now=15.0)
+    for lease in await store.claim("w", "owner", now=20.0):
+        if lease.id == ends:
+            await settle(store, lease, DONE, answer=ANSWER)
+    assert await store.ended([waits, ends, drops, 999]) == {ends, drops, 999}
+    assert await store.ended([]) == set()
+
+
 async def test_a_message_sent_again_joins_its_item(store: Queue) -> None:
     await online(store)
     first = await store.enqueue(message("a"), now=10.0)

@@ -480,6 +480,9 @@ class Queue(Protocol):
     async def item(self, item_id: int) -> Item | None:
         """Return an item with its answer."""
 
+    async def ended(self, item_ids: Collection[int]) -> set[int]:
+        """Return those of these items that have ended, or are not there any more."""
+
     async def items(
         self, workspace_id: str, *, state: State | None = None, after: int = 0, most: int = 100
     ) -> list[Item]:

@@ -1170,6 +1170,15 @@ class PostgresStore:
         status = row["answer_status"]
         return _item(row, None if status is None else Answer(status=status, body=row["answer"]))
 
+    async def ended(self, item_ids: Collection[int]) -> set[int]:
+        rows = await self._all(
+            "SELECT asked.id FROM unnest($1::bigint[]) AS asked (id) LEFT JOIN a2a_queue AS q USING (id)"
+            " WHERE q.state IS NULL OR q.state = ANY ($2::text[])",
+            list(item_ids),
+            [str(state) for state in ENDED],
+        )
+        return {row["id"] for row in rows}
+
     async def items(
         self, workspace_id: str, *, state: State | None = None, after: int = 0, most: int = 100
     ) -> list[Item]:

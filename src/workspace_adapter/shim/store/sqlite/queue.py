@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .... import queueing
 from ....errors import ContentConflict, QueueFull, UnknownWorkspace
@@ -327,6 +327,17 @@ class Queue(Part):
             return None
         status = row["answer_status"]
         return _item(row, None if status is None else Answer(status=status, body=row["answer"]))
+
+    async def ended(self, item_ids: Collection[int]) -> set[int]:
+        asked = json.dumps(list(item_ids))
+        rows = await self._writer.run(
+            lambda t: t.all(
+                "SELECT asked.value FROM json_each(?) AS asked LEFT JOIN a2a_queue AS q ON q.id = asked.value"
+                f" WHERE q.id IS NULL OR q.state IN {among(ENDED)}",
+                asked,
+            )
+        )
+        return {row["value"] for row in rows}
 
     async def items(
         self, workspace_id: str, *, state: State | None = None, after: int = 0, most: int = 100
