@@ -112,7 +112,7 @@ class Dispatcher:
         while free > 0 and self._rung:
             workspace_id = next(iter(self._rung))
             del self._rung[workspace_id]
-            if (most := min(BATCH, free - self._held_of[workspace_id])) > 0:
+            if (most := min(BATCH, (free - self._held_of[workspace_id] + 1) // 2)) > 0:
                 return workspace_id, most
         return None
 
