@@ -1,0 +1,1 @@
+"""How a workspace is stopped and started; ``docs/provisioners.md`` says it for operators."""
