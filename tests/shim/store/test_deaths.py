@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import asyncpg
 import pytest
 
 from tests.conftest import require
@@ -125,9 +130,8 @@ async def test_verbs_wait_out_a_crash_of_the_database() -> None:
     server = Postgres()
     try:
         server.start()
-        async with PostgresStore(server.url, Rules(depth_cap=10_000), patience=30.0) as store:
-            due: list[str] = []
-            store.on_due = due.append
+        rules = Rules(depth_cap=10_000)
+        async with PostgresStore(server.url, rules, patience=30.0) as store, other_replica(server) as due:
             await online(store, max_concurrent=500)
             ids: list[int] = []
             settled: list[bool] = []
@@ -153,10 +157,51 @@ async def test_verbs_wait_out_a_crash_of_the_database() -> None:
             assert settled == [True] * 200
             assert len(set(ids)) == 200
             assert {item.state for item in await store.items("w", most=300)} == {State.COMPLETED}
-            due.clear()
-            with anyio.fail_after(10):  # the connection that listens is back too
-                while not due:
-                    await store.enqueue(message("last"))
-                    await anyio.sleep(0.02)
+            await is_heard(store, due)
     finally:
         server.stop()
+
+
+async def test_replicas_hear_each_other_again_whenever_their_connections_are_cut(postgres: Postgres) -> None:
+    rules = Rules(depth_cap=10_000)
+    async with PostgresStore(postgres.url, rules) as store, other_replica(postgres) as due:
+        await online(store)
+        for moments in range(5):
+            cut(postgres)
+            for _ in range(moments):
+                await anyio.sleep(0)
+            store._tell(due=["w"])  # now and then just between the server's last words and its end
+            await is_heard(store, due)
+
+
+@asynccontextmanager
+async def other_replica(server: Postgres) -> AsyncIterator[list[str]]:
+    """Open the same store once more; yield what it hears."""
+    async with PostgresStore(server.url, Rules(), patience=30.0) as other:
+        due: list[str] = []
+        other.on_due = due.append
+        yield due
+
+
+async def is_heard(store: PostgresStore, due: list[str]) -> None:
+    due.clear()
+    with anyio.fail_after(10):
+        while not due:
+            await store.enqueue(message("last"))
+            await anyio.sleep(0.02)
+
+
+def cut(server: Postgres) -> None:
+    """End all connections, while nothing else runs here."""
+
+    async def end() -> None:
+        connection = await asyncpg.connect(server.url)
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name = 'workspace-adapter'"
+        )
+        await connection.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(end(),))
+    thread.start()
+    thread.join()

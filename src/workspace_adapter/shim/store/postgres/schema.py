@@ -1,0 +1,196 @@
+"""The schema of the PostgreSQL store, and how it came to be.
+
+Everything is in one schema, ``workspace_adapter`` unless said otherwise:
+
+``workspaces``, ``boots``, ``tokens``
+    As their names say; ``boots`` are the boot ids a workspace ever had.
+``vitals``
+    What a workspace last reported, apart from its row because it changes all the time: no
+    index names a column that does, so a beat leaves no dead index entries.
+``a2a_queue``
+    One row a message, with its body until it has its answer.
+``claim``
+    A function: a claim is one statement and one round trip, in which an advisory lock
+    makes a workspace's room and its restart hold for all replicas.
+``migrations``
+    The number of the last migration.
+
+``a2a_queue_ready`` holds what could go now and nothing else: what waits for a time, is
+leased or has ended is in other partial indexes, so depth does not matter to a claim.
+Times are UTC epoch seconds; ``card``, ``report`` and ``headers`` are JSON.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from ....errors import StoreTooNew
+from .part import LIVE
+
+_FIRST = f"""
+                (q.expires_at IS NULL OR q.expires_at > at) AND (q.context_id IS NULL OR (
+                    NOT EXISTS (
+                        SELECT FROM a2a_queue AS held WHERE held.workspace_id = of_workspace
+                        AND held.context_id = q.context_id AND held.context_id IS NOT NULL
+                        AND held.state = 'leased'
+                    ) AND NOT EXISTS (
+                        SELECT FROM a2a_queue AS earlier WHERE earlier.workspace_id = of_workspace
+                        AND earlier.context_id = q.context_id AND earlier.context_id IS NOT NULL
+                        AND earlier.state IN {LIVE}
+                        AND (earlier.order_key, earlier.id) < (q.order_key, q.id)
+                    )
+                ))
+"""
+"""Of a queued item ``q``: nothing of its session is leased or comes before it, and it is still wanted."""
+
+MIGRATIONS: tuple[str, ...] = (
+    f"""
+    CREATE TABLE workspaces (
+        id text COLLATE "C" PRIMARY KEY,
+        status text NOT NULL,
+        url text,
+        boot_id text,
+        restarting boolean NOT NULL DEFAULT false,
+        card text,
+        created_at float8 NOT NULL,
+        provisioner text NOT NULL,
+        spec text NOT NULL,
+        secret text NOT NULL
+    );
+    CREATE TABLE boots (
+        workspace_id text COLLATE "C" NOT NULL,
+        boot_id text NOT NULL,
+        seen_at float8 NOT NULL,
+        PRIMARY KEY (workspace_id, boot_id)
+    );
+    CREATE TABLE vitals (
+        workspace_id text COLLATE "C" PRIMARY KEY,
+        beat_at float8,
+        active_tasks bigint NOT NULL DEFAULT 0,
+        max_concurrent int NOT NULL,
+        hold_until float8 NOT NULL DEFAULT 0,
+        report text NOT NULL DEFAULT '{{}}'
+    ) WITH (fillfactor = 60);
+    CREATE TABLE tokens (
+        digest text PRIMARY KEY,
+        role text NOT NULL,
+        workspace_id text,
+        label text NOT NULL,
+        created_at float8 NOT NULL
+    );
+    CREATE TABLE a2a_queue (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        workspace_id text COLLATE "C" NOT NULL,
+        turn_key text COLLATE "C" NOT NULL,
+        content_hash text NOT NULL,
+        context_id text COLLATE "C",
+        caller text,
+        method text NOT NULL,
+        priority int NOT NULL,
+        headers text NOT NULL,
+        state text NOT NULL,
+        order_key float8 NOT NULL,
+        enqueued_at float8 NOT NULL,
+        expires_at float8,
+        due_at float8,
+        attempt int NOT NULL DEFAULT 0,
+        strikes int NOT NULL DEFAULT 0,
+        lapses int NOT NULL DEFAULT 0,
+        taken boolean NOT NULL DEFAULT false,
+        lease_owner text,
+        lease_until float8,
+        leased_at float8,
+        ended_at float8,
+        last_error text,
+        cursor text,
+        body bytea,
+        answer_status int,
+        answer bytea
+    ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+    CREATE UNIQUE INDEX a2a_queue_message ON a2a_queue (workspace_id, turn_key);
+    CREATE INDEX a2a_queue_ready ON a2a_queue (workspace_id, order_key, id)
+        WHERE state = 'queued' AND NOT taken;
+    CREATE INDEX a2a_queue_taken ON a2a_queue (workspace_id, order_key, id)
+        WHERE state = 'queued' AND taken;
+    CREATE INDEX a2a_queue_delayed ON a2a_queue (due_at) WHERE state = 'delayed';
+    CREATE INDEX a2a_queue_delayed_at ON a2a_queue (workspace_id) WHERE state = 'delayed';
+    CREATE INDEX a2a_queue_session ON a2a_queue (workspace_id, context_id, order_key, id)
+        WHERE context_id IS NOT NULL AND state IN {LIVE};
+    CREATE UNIQUE INDEX a2a_queue_one_of_a_session ON a2a_queue (workspace_id, context_id)
+        WHERE context_id IS NOT NULL AND state = 'leased';
+    CREATE INDEX a2a_queue_leased ON a2a_queue (workspace_id) WHERE state = 'leased';
+    CREATE INDEX a2a_queue_expires ON a2a_queue (expires_at)
+        WHERE expires_at IS NOT NULL AND state IN ('queued', 'delayed');
+    CREATE INDEX a2a_queue_ended ON a2a_queue (ended_at) WHERE ended_at IS NOT NULL;
+
+    CREATE FUNCTION claim(
+        of_workspace text, for_owner text, at float8, lease float8, most int, no_room int
+    ) RETURNS SETOF a2a_queue LANGUAGE plpgsql AS $$
+    DECLARE
+        room int;
+    BEGIN
+        -- One claim of a workspace at a time. Each statement below sees what the last one committed.
+        PERFORM pg_advisory_xact_lock(1463898960, hashtext(of_workspace));
+        SELECT least(most, v.max_concurrent - greatest(v.active_tasks, (
+                SELECT count(*) FROM a2a_queue AS held
+                WHERE held.workspace_id = of_workspace AND held.state = 'leased'
+            ))) INTO room
+        FROM workspaces AS w JOIN vitals AS v ON v.workspace_id = w.id
+        WHERE w.id = of_workspace AND w.status IN ('online', 'degraded') AND NOT w.restarting
+            AND v.hold_until <= at AND v.active_tasks < no_room;
+        IF room IS NULL THEN
+            RETURN;
+        END IF;
+        RETURN QUERY
+        WITH lost AS (
+            SELECT q.id FROM a2a_queue AS q
+            WHERE q.workspace_id = of_workspace AND q.state = 'leased' AND q.lease_until <= at
+            ORDER BY q.order_key, q.id LIMIT most FOR UPDATE SKIP LOCKED
+        ), again AS (
+            SELECT q.id FROM a2a_queue AS q
+            WHERE q.workspace_id = of_workspace AND q.state = 'queued' AND q.taken
+                AND {_FIRST}
+            ORDER BY q.order_key, q.id LIMIT most FOR UPDATE SKIP LOCKED
+        ), fresh AS (
+            SELECT q.id FROM a2a_queue AS q
+            WHERE q.workspace_id = of_workspace AND q.state = 'queued' AND NOT q.taken
+                AND {_FIRST}
+            ORDER BY q.order_key, q.id LIMIT greatest(room, 0) FOR UPDATE SKIP LOCKED
+        ), chosen AS (
+            SELECT id FROM lost UNION ALL SELECT id FROM again UNION ALL SELECT id FROM fresh
+        )
+        UPDATE a2a_queue AS q SET attempt = q.attempt + 1, lapses = q.lapses + (q.state = 'leased')::int,
+            state = 'leased', lease_owner = for_owner, lease_until = at + lease, leased_at = at,
+            due_at = NULL
+        FROM chosen WHERE q.id = chosen.id RETURNING q.*;
+    END
+    $$;
+    """,
+)
+"""Forward only; the position of the last one is the schema's number."""
+
+
+async def migrate(url: str, schema: str, *, timeout: float) -> None:
+    """Bring the schema up to date; several that start at once take turns.
+
+    Raises:
+        StoreTooNew: a later version made it.
+    """
+    connection = await asyncpg.connect(url, timeout=timeout)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(1463898961)")
+            await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+            await connection.execute(f'SET LOCAL search_path = "{schema}"')
+            await connection.execute("CREATE TABLE IF NOT EXISTS migrations (version int NOT NULL)")
+            version = await connection.fetchval("SELECT coalesce(max(version), 0) FROM migrations")
+            if version > len(MIGRATIONS):
+                raise StoreTooNew(
+                    f"the store has schema {version} and this version knows {len(MIGRATIONS)}:"
+                    " upgrade workspace-adapter"
+                )
+            for number in range(version, len(MIGRATIONS)):
+                await connection.execute(MIGRATIONS[number])
+                await connection.execute("INSERT INTO migrations VALUES ($1)", number + 1)
+    finally:
+        await connection.close()

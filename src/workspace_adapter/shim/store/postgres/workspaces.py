@@ -1,0 +1,282 @@
+"""Workspaces and tokens in PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import asyncpg
+
+from .... import queueing
+from ....errors import UnknownWorkspace
+from ..contract import DORMANT, REACHABLE, Beat, Heard, Role, Status, Token, Workspace
+from .part import DEPTH, LIVE, NOW, Part, among
+
+_WORKSPACES = "SELECT * FROM workspaces AS w JOIN vitals AS v ON v.workspace_id = w.id"
+
+_BEAT = f"""
+    WITH beat AS (
+        SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[], $7::text[],
+            $8::boolean[])
+        AS b (workspace_id, boot_id, active_tasks, max_concurrent, status, report, whole)
+    ), counted AS (
+        SELECT beat.*, w.status AS was, w.secret,
+            coalesce(beat.status, CASE w.status WHEN 'degraded' THEN w.status ELSE 'online' END) AS next
+        FROM beat
+        JOIN workspaces AS w ON w.id = beat.workspace_id AND w.boot_id IS NOT DISTINCT FROM beat.boot_id
+            AND w.status NOT IN {among(DORMANT)}
+        JOIN vitals AS v ON v.workspace_id = beat.workspace_id
+        ORDER BY v.workspace_id FOR NO KEY UPDATE OF v
+    ), turned AS (
+        UPDATE workspaces AS w SET status = counted.next FROM counted
+        WHERE w.id = counted.workspace_id AND counted.was <> counted.next
+            AND w.status NOT IN {among(DORMANT)}
+    )
+    UPDATE vitals AS v SET beat_at = {NOW}, active_tasks = counted.active_tasks,
+        max_concurrent = coalesce(counted.max_concurrent, v.max_concurrent),
+        report = CASE WHEN counted.whole THEN counted.report
+            ELSE (v.report::jsonb || counted.report::jsonb)::text END,
+        hold_until = CASE WHEN counted.active_tasks
+            < least({queueing.NO_ROOM}, coalesce(counted.max_concurrent, v.max_concurrent))
+            THEN 0 ELSE v.hold_until END
+    FROM counted WHERE v.workspace_id = counted.workspace_id
+    RETURNING v.workspace_id, v.max_concurrent, counted.secret,
+        {DEPTH.format("v.workspace_id", "$9::int")} AS waiting
+"""
+
+_REPORTED: dict[bool | None, str | None] = {True: "degraded", False: "online", None: None}
+
+
+class Workspaces(Part):
+    """The verbs of workspaces and tokens."""
+
+    async def create_workspace(
+        self,
+        workspace_id: str,
+        *,
+        max_concurrent: int = 1,
+        provisioner: str = "external",
+        spec: Mapping[str, Any] | None = None,
+        secret: str = "",
+        now: float | None = None,
+    ) -> bool:
+        made = await self._one(
+            f"""
+            WITH made AS (
+                INSERT INTO workspaces AS w (id, status, created_at, provisioner, spec, secret)
+                VALUES ($2, 'provisioning', {NOW}, $4, $5, $6)
+                ON CONFLICT (id) DO UPDATE SET status = 'provisioning', url = NULL, boot_id = NULL,
+                    restarting = false, card = NULL, created_at = excluded.created_at,
+                    provisioner = excluded.provisioner, spec = excluded.spec, secret = excluded.secret
+                    WHERE w.status = 'removed'
+                RETURNING id
+            )
+            INSERT INTO vitals (workspace_id, max_concurrent) SELECT id, $3 FROM made
+            ON CONFLICT (workspace_id) DO UPDATE SET beat_at = NULL, active_tasks = 0,
+                max_concurrent = excluded.max_concurrent, hold_until = 0, report = '{{}}'
+            RETURNING workspace_id
+            """,
+            now,
+            workspace_id,
+            max_concurrent,
+            provisioner,
+            json.dumps(spec or {}),
+            secret,
+        )
+        return made is not None
+
+    async def workspace(self, workspace_id: str) -> Workspace | None:
+        row = await self._one(f"{_WORKSPACES} WHERE w.id = $1", workspace_id)
+        return None if row is None else _workspace(row)
+
+    async def workspaces(self) -> list[Workspace]:
+        return [
+            _workspace(row)
+            for row in await self._all(f"{_WORKSPACES} WHERE status <> 'removed' ORDER BY w.id")
+        ]
+
+    async def register(
+        self,
+        workspace_id: str,
+        *,
+        url: str | None,
+        boot_id: str | None,
+        card: Mapping[str, Any] | None = None,
+        now: float | None = None,
+    ) -> bool:
+        async def register(connection: Any) -> bool:
+            async with connection.transaction():
+                row = await connection.fetchrow(
+                    "SELECT status, boot_id FROM workspaces WHERE id = $1 FOR NO KEY UPDATE", workspace_id
+                )
+                if row is None or row["status"] == Status.REMOVED:
+                    raise UnknownWorkspace(f"there is no workspace {workspace_id}")
+                if row["status"] in DORMANT:
+                    return False
+                new = row["boot_id"] != boot_id
+                if new and boot_id is not None:
+                    first = await connection.fetchval(
+                        f"INSERT INTO boots VALUES ($2, $3, {NOW}) ON CONFLICT DO NOTHING RETURNING true",
+                        now,
+                        workspace_id,
+                        boot_id,
+                    )
+                    if not first:
+                        return False
+                await connection.execute(
+                    "UPDATE workspaces SET status = 'online', url = $2, boot_id = $3,"
+                    " card = coalesce($4, card) WHERE id = $1",
+                    workspace_id,
+                    url,
+                    boot_id,
+                    None if card is None else json.dumps(card),
+                )
+                if new:
+                    await connection.execute(
+                        f"UPDATE vitals SET active_tasks = 0, hold_until = 0, beat_at = {NOW}"
+                        " WHERE workspace_id = $2",
+                        now,
+                        workspace_id,
+                    )
+                return True
+
+        registered = await self._run(register)
+        if registered:
+            self._tell(due=[workspace_id])
+        return registered
+
+    async def set_status(self, workspace_id: str, status: Status, *, were: Collection[Status]) -> bool:
+        async def change(connection: Any) -> list[int] | None:
+            async with connection.transaction():
+                changed = await connection.fetchval(
+                    "UPDATE workspaces SET status = $2 WHERE id = $1 AND status = ANY ($3::text[])"
+                    " RETURNING true",
+                    workspace_id,
+                    str(status),
+                    [str(state) for state in were],
+                )
+                if not changed:
+                    return None
+                if status is not Status.REMOVED:
+                    return []
+                await connection.execute("DELETE FROM tokens WHERE workspace_id = $1", workspace_id)
+                await connection.execute("DELETE FROM boots WHERE workspace_id = $1", workspace_id)
+                dropped = await connection.fetch(
+                    f"UPDATE a2a_queue SET state = 'dropped', ended_at = {NOW}, due_at = NULL,"
+                    " last_error = 'the workspace was removed'"
+                    f" WHERE workspace_id = $2 AND state IN {LIVE} RETURNING id",
+                    None,
+                    workspace_id,
+                )
+                return [row["id"] for row in dropped]
+
+        dropped = await self._run(change)
+        if dropped is None:
+            return False
+        self._tell(due=[workspace_id] if status in REACHABLE else [], ended=dropped)
+        return True
+
+    async def set_restarting(self, workspace_id: str, restarting: bool) -> bool:
+        async def change(connection: Any) -> bool:
+            async with connection.transaction():
+                await connection.execute(
+                    "SELECT pg_advisory_xact_lock(1463898960, hashtext($1))", workspace_id
+                )
+                return bool(
+                    await connection.fetchval(
+                        "UPDATE workspaces SET restarting = $2 WHERE id = $1 AND restarting <> $2"
+                        " RETURNING true",
+                        workspace_id,
+                        restarting,
+                    )
+                )
+
+        changed = await self._run(change)
+        if changed and not restarting:
+            self._tell(due=[workspace_id])
+        return changed
+
+    async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, Heard]:
+        last = list({beat.workspace_id: beat for beat in beats}.values())
+
+        async def take(connection: Any) -> list[asyncpg.Record]:
+            async with connection.transaction():
+                # The next beat says it again: not worth a wait for the disk.
+                await connection.execute("SET LOCAL synchronous_commit = off")
+                rows: list[asyncpg.Record] = await connection.fetch(
+                    _BEAT,
+                    now,
+                    [beat.workspace_id for beat in last],
+                    [beat.boot_id for beat in last],
+                    [beat.active_tasks for beat in last],
+                    [beat.max_concurrent for beat in last],
+                    [_REPORTED[beat.degraded] for beat in last],
+                    [json.dumps(beat.report) for beat in last],
+                    [beat.whole for beat in last],
+                    self._rules.depth_cap,
+                )
+                return rows
+
+        return {
+            row["workspace_id"]: Heard(
+                min(row["waiting"], self._rules.depth_cap), row["max_concurrent"], row["secret"]
+            )
+            for row in await self._run(take)
+        }
+
+    async def add_token(
+        self,
+        digest: str,
+        *,
+        role: Role,
+        workspace_id: str | None = None,
+        label: str = "",
+        now: float | None = None,
+    ) -> None:
+        await self._all(
+            f"INSERT INTO tokens VALUES ($2, $3, $4, $5, {NOW}) ON CONFLICT DO NOTHING",
+            now,
+            digest,
+            str(role),
+            workspace_id,
+            label,
+        )
+
+    async def tokens(self, digests: Collection[str]) -> dict[str, Token]:
+        rows = await self._all("SELECT * FROM tokens WHERE digest = ANY ($1::text[])", list(digests))
+        return {row["digest"]: _token(row) for row in rows}
+
+    async def tokens_of(self, workspace_id: str | None) -> list[Token]:
+        rows = await self._all(
+            "SELECT * FROM tokens WHERE workspace_id IS NOT DISTINCT FROM $1 ORDER BY created_at, digest",
+            workspace_id,
+        )
+        return [_token(row) for row in rows]
+
+    async def revoke_token(self, digest: str) -> bool:
+        return await self._one("DELETE FROM tokens WHERE digest = $1 RETURNING true", digest) is not None
+
+
+def _workspace(row: asyncpg.Record) -> Workspace:
+    return Workspace(
+        id=row["id"],
+        status=Status(row["status"]),
+        url=row["url"],
+        boot_id=row["boot_id"],
+        restarting=row["restarting"],
+        card=None if row["card"] is None else json.loads(row["card"]),
+        created_at=row["created_at"],
+        beat_at=row["beat_at"],
+        active_tasks=row["active_tasks"],
+        max_concurrent=row["max_concurrent"],
+        hold_until=row["hold_until"],
+        report=json.loads(row["report"]),
+        provisioner=row["provisioner"],
+        spec=json.loads(row["spec"]),
+        secret=row["secret"],
+    )
+
+
+def _token(row: asyncpg.Record) -> Token:
+    return Token(**(dict(row) | {"role": Role(row["role"])}))
