@@ -43,7 +43,7 @@ class Place:
     def open(self, rules: Rules = RULES) -> AbstractAsyncContextManager[Store]:
         if self.kind == "sqlite":
             return SqliteStore(Path(self.url), rules)
-        return PostgresStore(self.url, rules, schema=self.schema)  # type: ignore[return-value]
+        return PostgresStore(self.url, rules, schema=self.schema)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -22,10 +22,10 @@ from workspace_adapter.shim.store.contract import (
     Heard,
     Lease,
     Message,
-    Queue,
     Role,
     Settlement,
     Status,
+    Store,
 )
 
 pytestmark = pytest.mark.anyio
@@ -42,22 +42,22 @@ def message(key: str, *, workspace_id: str = "w", context_id: str | None = None,
     return Message(workspace_id=workspace_id, turn_key=key, context_id=context_id, **values)  # type: ignore[arg-type]
 
 
-async def online(store: Queue, workspace_id: str = "w", *, max_concurrent: int = 3, boot: str = "b1") -> None:
+async def online(store: Store, workspace_id: str = "w", *, max_concurrent: int = 3, boot: str = "b1") -> None:
     assert await store.create_workspace(workspace_id, max_concurrent=max_concurrent, now=0.0)
     assert await store.register(workspace_id, url="http://w", boot_id=boot, now=0.0)
 
 
-async def sent(store: Queue, *keys: str, now: float = 10.0, **more: object) -> list[int]:
+async def sent(store: Store, *keys: str, now: float = 10.0, **more: object) -> list[int]:
     return [(await store.enqueue(message(key, **more), now=now + n)).id for n, key in enumerate(keys)]  # type: ignore[arg-type]
 
 
 async def settle(
-    store: Queue, lease: Lease, verdict: Verdict, now: float = 30.0, answer: Answer | None = None
+    store: Store, lease: Lease, verdict: Verdict, now: float = 30.0, answer: Answer | None = None
 ) -> bool:
     return await store.settle(Settlement(lease=lease, verdict=verdict, answer=answer), now=now)
 
 
-async def state(store: Queue, item_id: int) -> State | None:
+async def state(store: Store, item_id: int) -> State | None:
     item = await store.item(item_id)
     return None if item is None else item.state
 
@@ -76,7 +76,7 @@ async def test_a_message_is_there_when_the_store_is_opened_again(place: Place) -
     assert lease.attempt == 1
 
 
-async def test_of_many_items_those_that_ended_or_are_gone_can_be_asked_for(store: Queue) -> None:
+async def test_of_many_items_those_that_ended_or_are_gone_can_be_asked_for(store: Store) -> None:
     await online(store)
     waits, ends, drops = await sent(store, "a", "b", "c")
     await store.drop(drops, "gone", now=15.0)
@@ -87,7 +87,7 @@ async def test_of_many_items_those_that_ended_or_are_gone_can_be_asked_for(store
     assert await store.ended([]) == set()
 
 
-async def test_a_message_sent_again_joins_its_item(store: Queue) -> None:
+async def test_a_message_sent_again_joins_its_item(store: Store) -> None:
     await online(store)
     first = await store.enqueue(message("a"), now=10.0)
     again = await store.enqueue(message("a"), now=11.0)
@@ -99,14 +99,14 @@ async def test_a_message_sent_again_joins_its_item(store: Queue) -> None:
     assert await store.claim("w", "owner", now=15.0) == []
 
 
-async def test_the_same_identity_with_other_content_is_refused(store: Queue) -> None:
+async def test_the_same_identity_with_other_content_is_refused(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     with pytest.raises(ContentConflict):
         await store.enqueue(message("a", content_hash="other"), now=11.0)
 
 
-async def test_one_identity_at_two_workspaces_is_two_messages(store: Queue) -> None:
+async def test_one_identity_at_two_workspaces_is_two_messages(store: Store) -> None:
     await online(store)
     await online(store, "v")
     first = await store.enqueue(message("a"), now=1.0)
@@ -114,7 +114,7 @@ async def test_one_identity_at_two_workspaces_is_two_messages(store: Queue) -> N
     assert first.id != second.id
 
 
-async def test_the_same_message_sent_at_once_is_queued_once(store: Queue) -> None:
+async def test_the_same_message_sent_at_once_is_queued_once(store: Store) -> None:
     await online(store)
     got = []
 
@@ -128,7 +128,7 @@ async def test_the_same_message_sent_at_once_is_queued_once(store: Queue) -> Non
     assert sum(not enqueued.joined for enqueued in got) == 1
 
 
-async def test_a_full_queue_refuses_and_says_how_many_wait(store: Queue) -> None:
+async def test_a_full_queue_refuses_and_says_how_many_wait(store: Store) -> None:
     await online(store)
     await sent(store, *"abcde")
     with pytest.raises(QueueFull, match="5 messages wait") as refused:
@@ -142,7 +142,7 @@ async def test_a_full_queue_refuses_and_says_how_many_wait(store: Queue) -> None
         await store.enqueue(message("g"), now=31.0)
 
 
-async def test_messages_that_arrive_at_once_do_not_overfill_the_queue(store: Queue) -> None:
+async def test_messages_that_arrive_at_once_do_not_overfill_the_queue(store: Store) -> None:
     await online(store)
     outcomes: list[int | None] = []
 
@@ -161,7 +161,7 @@ async def test_messages_that_arrive_at_once_do_not_overfill_the_queue(store: Que
     assert len(await store.items("w")) == len(kept)
 
 
-async def test_a_full_queue_is_no_other_workspaces_matter(store: Queue) -> None:
+async def test_a_full_queue_is_no_other_workspaces_matter(store: Store) -> None:
     await online(store)
     await online(store, "v")
     await sent(store, *"abcde")
@@ -169,7 +169,7 @@ async def test_a_full_queue_is_no_other_workspaces_matter(store: Queue) -> None:
     assert (await store.depth("w"), await store.depth("v")) == (5, 1)
 
 
-async def test_nothing_is_queued_for_a_workspace_that_is_not_there(store: Queue) -> None:
+async def test_nothing_is_queued_for_a_workspace_that_is_not_there(store: Store) -> None:
     with pytest.raises(UnknownWorkspace):
         await store.enqueue(message("a"), now=1.0)
     await online(store)
@@ -178,7 +178,7 @@ async def test_nothing_is_queued_for_a_workspace_that_is_not_there(store: Queue)
         await store.enqueue(message("a"), now=1.0)
 
 
-async def test_a_caller_that_hangs_up_takes_nothing_back(store: Queue) -> None:
+async def test_a_caller_that_hangs_up_takes_nothing_back(store: Store) -> None:
     await online(store)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
@@ -199,7 +199,7 @@ def test_what_no_store_can_keep_is_refused_before_it_gets_there(odd: str) -> Non
         message("a", priority=10**6)
 
 
-async def test_one_message_that_is_refused_leaves_those_beside_it_alone(store: Queue) -> None:
+async def test_one_message_that_is_refused_leaves_those_beside_it_alone(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     outcomes: list[str] = []
@@ -222,7 +222,7 @@ async def test_one_message_that_is_refused_leaves_those_beside_it_alone(store: Q
 # --- claim --------------------------------------------------------------------------------
 
 
-async def test_items_come_by_priority_then_arrival_and_age_catches_up(store: Queue) -> None:
+async def test_items_come_by_priority_then_arrival_and_age_catches_up(store: Store) -> None:
     await online(store, max_concurrent=9)
     for key, priority, at in (("old", 50, 10.0), ("new", 50, 20.0), ("urgent", 90, 20.0), ("late", 90, 71.0)):
         await store.enqueue(message(key, priority=priority), now=at)
@@ -230,7 +230,7 @@ async def test_items_come_by_priority_then_arrival_and_age_catches_up(store: Que
     assert [lease.turn_key for lease in leases] == ["urgent", "old", "new", "late"]
 
 
-async def test_items_that_arrive_at_once_come_as_they_were_sent(store: Queue) -> None:
+async def test_items_that_arrive_at_once_come_as_they_were_sent(store: Store) -> None:
     await online(store, max_concurrent=9)
     async with anyio.create_task_group() as tasks:
         for key in "edcba":
@@ -238,7 +238,7 @@ async def test_items_that_arrive_at_once_come_as_they_were_sent(store: Queue) ->
     assert [lease.turn_key for lease in await store.claim("w", "owner")] == list("edcba")
 
 
-async def test_no_more_is_leased_than_the_workspace_has_room_for(store: Queue) -> None:
+async def test_no_more_is_leased_than_the_workspace_has_room_for(store: Store) -> None:
     await online(store, max_concurrent=3)
     await sent(store, *"abcde")
     await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1)], now=15.0)
@@ -253,7 +253,7 @@ async def test_no_more_is_leased_than_the_workspace_has_room_for(store: Queue) -
     assert await store.claim("w", "owner", now=32.0) == []
 
 
-async def test_a_thousand_active_tasks_mean_not_now(store: Queue) -> None:
+async def test_a_thousand_active_tasks_mean_not_now(store: Store) -> None:
     await online(store, max_concurrent=5000)
     await sent(store, "a")
     await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1000)], now=15.0)
@@ -261,7 +261,7 @@ async def test_a_thousand_active_tasks_mean_not_now(store: Queue) -> None:
     assert await store.due(now=20.0) == []
 
 
-async def test_two_items_of_one_session_are_never_leased_at_once(store: Queue) -> None:
+async def test_two_items_of_one_session_are_never_leased_at_once(store: Store) -> None:
     await online(store, max_concurrent=9)
     await sent(store, "a", "b", context_id="s")
     await sent(store, "c", context_id="t", now=12.0)
@@ -273,7 +273,7 @@ async def test_two_items_of_one_session_are_never_leased_at_once(store: Queue) -
     assert [lease.turn_key for lease in await store.claim("w", "owner", now=31.0)] == ["b"]
 
 
-async def test_a_session_keeps_its_order_while_its_first_item_waits_for_a_time(store: Queue) -> None:
+async def test_a_session_keeps_its_order_while_its_first_item_waits_for_a_time(store: Store) -> None:
     await online(store)
     await sent(store, "a", "b", context_id="s")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -285,7 +285,7 @@ async def test_a_session_keeps_its_order_while_its_first_item_waits_for_a_time(s
 
 
 @pytest.mark.parametrize("status", [Status.PROVISIONING, Status.OFFLINE, Status.FAILED, Status.PAUSED])
-async def test_nothing_is_leased_for_a_workspace_that_cannot_be_reached(store: Queue, status: Status) -> None:
+async def test_nothing_is_leased_for_a_workspace_that_cannot_be_reached(store: Store, status: Status) -> None:
     await online(store)
     await sent(store, "a")
     assert await store.set_status("w", status, were=[Status.ONLINE])
@@ -300,7 +300,7 @@ async def test_nothing_is_leased_for_a_workspace_that_cannot_be_reached(store: Q
     )
 
 
-async def test_nothing_is_leased_for_a_workspace_that_is_restarting(store: Queue) -> None:
+async def test_nothing_is_leased_for_a_workspace_that_is_restarting(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     assert await store.set_restarting("w", True)
@@ -311,7 +311,7 @@ async def test_nothing_is_leased_for_a_workspace_that_is_restarting(store: Queue
     assert len(await store.claim("w", "owner", now=20.0)) == 1
 
 
-async def test_many_claimers_at_once_share_the_items_between_them(store: Queue) -> None:
+async def test_many_claimers_at_once_share_the_items_between_them(store: Store) -> None:
     await online(store, max_concurrent=5)
     await sent(store, *"abcde")
     got: list[int] = []
@@ -328,7 +328,7 @@ async def test_many_claimers_at_once_share_the_items_between_them(store: Queue) 
 # --- leases -------------------------------------------------------------------------------
 
 
-async def test_a_lease_is_taken_over_when_its_renewals_were_missed_however_old_it_is(store: Queue) -> None:
+async def test_a_lease_is_taken_over_when_its_renewals_were_missed_however_old_it_is(store: Store) -> None:
     await online(store, max_concurrent=1)
     await sent(store, "a")
     (lease,) = await store.claim("w", "dead", now=20.0)
@@ -341,7 +341,7 @@ async def test_a_lease_is_taken_over_when_its_renewals_were_missed_however_old_i
     assert (taken.id, taken.attempt, taken.lapses) == (lease.id, 2, 1)
 
 
-async def test_a_holder_that_lost_its_lease_changes_nothing(store: Queue) -> None:
+async def test_a_holder_that_lost_its_lease_changes_nothing(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     (lost,) = await store.claim("w", "dead", now=20.0)
@@ -359,7 +359,7 @@ async def test_a_holder_that_lost_its_lease_changes_nothing(store: Queue) -> Non
     assert item.answer == ANSWER
 
 
-async def test_what_a_dead_holder_left_is_taken_over_without_room(store: Queue) -> None:
+async def test_what_a_dead_holder_left_is_taken_over_without_room(store: Store) -> None:
     await online(store, max_concurrent=1)
     await sent(store, "a", "b")
     await store.claim("w", "dead", now=20.0)
@@ -367,7 +367,7 @@ async def test_what_a_dead_holder_left_is_taken_over_without_room(store: Queue) 
     assert [lease.turn_key for lease in await store.claim("w", "other", now=60.0)] == ["a"]
 
 
-async def test_a_settlement_forgets_the_holders_that_died(store: Queue) -> None:
+async def test_a_settlement_forgets_the_holders_that_died(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     for now in (20.0, 60.0, 100.0):
@@ -381,7 +381,7 @@ async def test_a_settlement_forgets_the_holders_that_died(store: Queue) -> None:
 # --- what becomes of it -------------------------------------------------------------------
 
 
-async def test_an_answer_is_kept_with_the_item(store: Queue) -> None:
+async def test_an_answer_is_kept_with_the_item(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -392,7 +392,7 @@ async def test_an_answer_is_kept_with_the_item(store: Queue) -> None:
 
 
 async def test_a_busy_answer_puts_the_same_row_back_in_its_place_and_holds_the_workspace(
-    store: Queue,
+    store: Store,
 ) -> None:
     await online(store, max_concurrent=1)
     first, _ = await sent(store, "a", "b")
@@ -406,7 +406,7 @@ async def test_a_busy_answer_puts_the_same_row_back_in_its_place_and_holds_the_w
     assert len(await store.items("w")) == 2
 
 
-async def test_a_beat_that_shows_room_ends_the_hold(store: Queue) -> None:
+async def test_a_beat_that_shows_room_ends_the_hold(store: Store) -> None:
     await online(store, max_concurrent=2)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -419,7 +419,7 @@ async def test_a_beat_that_shows_room_ends_the_hold(store: Queue) -> None:
     assert len(await store.claim("w", "owner", now=31.0)) == 1
 
 
-async def test_strikes_are_counted_on_the_row(store: Queue) -> None:
+async def test_strikes_are_counted_on_the_row(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     now = 20.0
@@ -431,7 +431,7 @@ async def test_strikes_are_counted_on_the_row(store: Queue) -> None:
         assert await store.promote(now=now) == 1
 
 
-async def test_an_item_that_the_workspace_may_have_expires_no_more_and_needs_no_room(store: Queue) -> None:
+async def test_an_item_that_the_workspace_may_have_expires_no_more_and_needs_no_room(store: Store) -> None:
     await online(store, max_concurrent=1)
     await sent(store, "a", expires_in=60.0)
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -443,7 +443,7 @@ async def test_an_item_that_the_workspace_may_have_expires_no_more_and_needs_no_
     assert lease.taken
 
 
-async def test_what_nobody_wants_any_longer_is_not_sent(store: Queue) -> None:
+async def test_what_nobody_wants_any_longer_is_not_sent(store: Store) -> None:
     await online(store)
     item_id, _ = await sent(store, "a", "b", expires_in=60.0, context_id="s")
     assert await store.expire(now=69.9) == 0
@@ -454,7 +454,7 @@ async def test_what_nobody_wants_any_longer_is_not_sent(store: Queue) -> None:
     assert await store.expire(now=5000.0) == 0  # leased: its workspace is at work
 
 
-async def test_a_dead_letter_is_tried_anew_when_its_asker_sends_it_again(store: Queue) -> None:
+async def test_a_dead_letter_is_tried_anew_when_its_asker_sends_it_again(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -475,7 +475,7 @@ async def test_a_dead_letter_is_tried_anew_when_its_asker_sends_it_again(store: 
     assert (lease.body, lease.attempt) == (b"body-a", 2)
 
 
-async def test_an_operator_replays_and_drops(store: Queue) -> None:
+async def test_an_operator_replays_and_drops(store: Store) -> None:
     await online(store)
     first, second = await sent(store, "a", "b")
     assert await store.drop(first, "poison", now=11.0)
@@ -491,7 +491,7 @@ async def test_an_operator_replays_and_drops(store: Queue) -> None:
     assert not await store.replay(10**9, now=1.0)
 
 
-async def test_an_answer_is_neither_replayed_nor_dropped(store: Queue) -> None:
+async def test_an_answer_is_neither_replayed_nor_dropped(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -501,7 +501,7 @@ async def test_an_answer_is_neither_replayed_nor_dropped(store: Queue) -> None:
     assert await state(store, lease.id) is State.COMPLETED
 
 
-async def test_a_verdict_that_a_lease_cannot_come_to_is_refused(store: Queue) -> None:
+async def test_a_verdict_that_a_lease_cannot_come_to_is_refused(store: Store) -> None:
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -510,7 +510,7 @@ async def test_a_verdict_that_a_lease_cannot_come_to_is_refused(store: Queue) ->
     assert await state(store, lease.id) is State.LEASED
 
 
-async def test_ended_items_are_forgotten_after_the_retention_and_live_ones_never(store: Queue) -> None:
+async def test_ended_items_are_forgotten_after_the_retention_and_live_ones_never(store: Store) -> None:
     await online(store)
     await sent(store, "a", "b")
     (lease,) = await store.claim("w", "owner", most=1, now=20.0)
@@ -522,7 +522,7 @@ async def test_ended_items_are_forgotten_after_the_retention_and_live_ones_never
     assert not (await store.enqueue(message("a"), now=5000.0)).joined
 
 
-async def test_items_are_listed_in_pages(store: Queue) -> None:
+async def test_items_are_listed_in_pages(store: Store) -> None:
     await online(store)
     ids = await sent(store, *"abcd")
     await store.drop(ids[2], "no", now=20.0)
@@ -535,7 +535,7 @@ async def test_items_are_listed_in_pages(store: Queue) -> None:
 # --- workspaces ---------------------------------------------------------------------------
 
 
-async def test_a_workspace_is_what_it_registered(store: Queue) -> None:
+async def test_a_workspace_is_what_it_registered(store: Store) -> None:
     assert await store.workspace("w") is None
     await online(store)
     assert not await store.create_workspace("w", now=1.0)
@@ -546,7 +546,7 @@ async def test_a_workspace_is_what_it_registered(store: Queue) -> None:
     assert [one.id for one in await store.workspaces()] == ["w"]
 
 
-async def test_a_registration_of_a_life_that_was_replaced_changes_nothing(store: Queue) -> None:
+async def test_a_registration_of_a_life_that_was_replaced_changes_nothing(store: Store) -> None:
     await online(store, boot="b1")
     assert await store.register("w", url="http://new", boot_id="b2", now=5.0)
     assert not await store.register("w", url="http://old", boot_id="b1", now=6.0)
@@ -556,7 +556,7 @@ async def test_a_registration_of_a_life_that_was_replaced_changes_nothing(store:
     assert await store.register("w", url="http://newer", boot_id="b2", now=7.0)
 
 
-async def test_a_beat_of_a_life_that_was_replaced_changes_nothing(store: Queue) -> None:
+async def test_a_beat_of_a_life_that_was_replaced_changes_nothing(store: Store) -> None:
     await online(store, boot="b1")
     await store.register("w", url="http://new", boot_id="b2", now=5.0)
     assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=7)], now=6.0) == {}
@@ -567,7 +567,7 @@ async def test_a_beat_of_a_life_that_was_replaced_changes_nothing(store: Queue) 
     assert workspace.active_tasks == 0
 
 
-async def test_a_new_life_begins_with_no_tasks_and_no_hold(store: Queue) -> None:
+async def test_a_new_life_begins_with_no_tasks_and_no_hold(store: Store) -> None:
     await online(store, max_concurrent=1)
     await sent(store, "a")
     (lease,) = await store.claim("w", "owner", now=20.0)
@@ -577,7 +577,7 @@ async def test_a_new_life_begins_with_no_tasks_and_no_hold(store: Queue) -> None
     assert len(await store.claim("w", "owner", now=31.0)) == 1
 
 
-async def test_beats_are_kept_whole_and_the_last_one_counts(store: Queue) -> None:
+async def test_beats_are_kept_whole_and_the_last_one_counts(store: Store) -> None:
     await online(store)
     await online(store, "v", boot="c1")
     beats = [
@@ -594,7 +594,7 @@ async def test_beats_are_kept_whole_and_the_last_one_counts(store: Queue) -> Non
     assert (other.status, other.max_concurrent) == (Status.DEGRADED, 3)
 
 
-async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Queue) -> None:
+async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Store) -> None:
     await online(store)
     whole = {"state": "serving", "capabilities": {"retry": True}}
     await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0, degraded=True, report=whole)])
@@ -622,7 +622,7 @@ async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Queue) -> 
 
 
 @pytest.mark.parametrize("status", [Status.OFFLINE, Status.PROVISIONING, Status.FAILED, Status.DEGRADED])
-async def test_a_beat_brings_a_workspace_back(store: Queue, status: Status) -> None:
+async def test_a_beat_brings_a_workspace_back(store: Store, status: Status) -> None:
     await online(store)
     await store.set_status("w", status, were=[Status.ONLINE])
     assert "w" in await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=9.0)
@@ -631,7 +631,7 @@ async def test_a_beat_brings_a_workspace_back(store: Queue, status: Status) -> N
     assert workspace.status is Status.ONLINE
 
 
-async def test_neither_beat_nor_registration_ends_a_pause(store: Queue) -> None:
+async def test_neither_beat_nor_registration_ends_a_pause(store: Store) -> None:
     await online(store)
     await store.set_status("w", Status.PAUSED, were=[Status.ONLINE])
     assert await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0)], now=9.0) == {}
@@ -641,13 +641,13 @@ async def test_neither_beat_nor_registration_ends_a_pause(store: Queue) -> None:
     assert (workspace.status, workspace.url) == (Status.PAUSED, "http://w")
 
 
-async def test_a_status_changes_only_from_where_it_was_thought_to_be(store: Queue) -> None:
+async def test_a_status_changes_only_from_where_it_was_thought_to_be(store: Store) -> None:
     await online(store)
     assert not await store.set_status("w", Status.OFFLINE, were=[Status.DEGRADED])
     assert await store.set_status("w", Status.OFFLINE, were=[Status.DEGRADED, Status.ONLINE])
 
 
-async def test_a_workspace_that_is_removed_takes_its_tokens_and_messages_with_it(store: Queue) -> None:
+async def test_a_workspace_that_is_removed_takes_its_tokens_and_messages_with_it(store: Store) -> None:
     await online(store)
     (item_id,) = await sent(store, "a")
     await store.add_token("digest", role=Role.WORKSPACE, workspace_id="w", label="l", now=1.0)
@@ -662,7 +662,7 @@ async def test_a_workspace_that_is_removed_takes_its_tokens_and_messages_with_it
     assert await store.register("w", url="http://w", boot_id="b1", now=11.0)
 
 
-async def test_a_token_is_known_by_its_digest_until_it_is_revoked(store: Queue) -> None:
+async def test_a_token_is_known_by_its_digest_until_it_is_revoked(store: Store) -> None:
     await store.add_token("digest", role=Role.WORKSPACE, workspace_id="w", label="laptop", now=1.0)
     await store.add_token("admin", role=Role.OPERATOR, now=2.0)
     known = await store.tokens(["digest", "unknown"])
@@ -718,7 +718,7 @@ async def test_what_holds_of_a_short_queue_holds_while_there_is_plenty_of_room(p
         ]
 
 
-async def test_what_dead_holders_left_is_taken_over_first_in_order_first(store: Queue) -> None:
+async def test_what_dead_holders_left_is_taken_over_first_in_order_first(store: Store) -> None:
     await online(store, max_concurrent=3)
     for key, priority in (("c", 10), ("b", 50), ("a", 90)):
         await store.enqueue(message(key, priority=priority), now=10.0)

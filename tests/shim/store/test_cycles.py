@@ -10,7 +10,7 @@ from tests.shim.store.test_contract import online
 from workspace_adapter.errors import UnknownWorkspace
 from workspace_adapter.shim.store.contract import Aim, Cycle, Status, Step, Store
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("place", ["sqlite"], indirect=True)]
+pytestmark = pytest.mark.anyio
 
 LATER = 100.0 + RULES.lease
 

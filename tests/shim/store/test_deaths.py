@@ -23,7 +23,7 @@ from tests.shim.store.conftest import Place
 from tests.shim.store.test_contract import ANSWER, DONE, message, online
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.queueing import Rules, State
-from workspace_adapter.shim.store.contract import Queue, Settlement
+from workspace_adapter.shim.store.contract import Settlement, Store
 from workspace_adapter.shim.store.postgres import PostgresStore
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +55,7 @@ class Claimer:
         return [(int(line[0]), int(line[1])) for line in lines if line != ["ready"]]
 
 
-async def filled(store: Queue) -> list[int]:
+async def filled(store: Store) -> list[int]:
     """Queue messages of a few sessions at two workspaces, all that come at once together."""
     for workspace_id in ("v", "w"):
         await online(store, workspace_id, max_concurrent=4)
@@ -73,7 +73,7 @@ async def filled(store: Queue) -> list[int]:
     return ids
 
 
-async def every_answer_is_there_once(store: Queue, ids: list[int], said: list[tuple[int, int]]) -> None:
+async def every_answer_is_there_once(store: Store, ids: list[int], said: list[tuple[int, int]]) -> None:
     items = [await store.item(item_id) for item_id in ids]
     assert [item.state for item in items if item is not None] == [State.COMPLETED] * len(ids)
     answers = {item.id: item.answer.body.decode() for item in items if item is not None and item.answer}

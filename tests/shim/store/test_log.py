@@ -10,7 +10,7 @@ from tests.shim.store.test_contract import ANSWER, DEAD, DONE, online, sent, set
 from workspace_adapter.errors import UnknownWorkspace
 from workspace_adapter.shim.store.contract import Store
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("place", ["sqlite"], indirect=True)]
+pytestmark = pytest.mark.anyio
 
 AFTER_ALL = 1000.0 + RULES.retention
 

@@ -103,7 +103,7 @@ class Queue(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.opened = self.portal.wrap_async_context_manager(self.where.open(RULES))
-        self.store: contract.Queue = self.opened.__enter__()
+        self.store: contract.Store = self.opened.__enter__()
 
     def do(self, verb: Callable[..., Awaitable[T]], *values: object, **more: object) -> T:
         return self.portal.call(lambda: verb(*values, **more))

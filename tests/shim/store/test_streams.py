@@ -11,7 +11,7 @@ from tests.shim.store.conftest import RULES, Place
 from tests.shim.store.test_contract import ANSWER, DEAD, DONE, online, sent, settle
 from workspace_adapter.shim.store.contract import Lease, Store
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("place", ["sqlite"], indirect=True)]
+pytestmark = pytest.mark.anyio
 
 
 async def leased(store: Store) -> Lease:

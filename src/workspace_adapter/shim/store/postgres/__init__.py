@@ -11,9 +11,12 @@ import anyio
 import asyncpg
 
 from ....queueing import Rules
+from .cycles import Cycles
+from .log import Log
 from .part import unavailable
 from .queue import Queue
 from .schema import migrate
+from .streams import Streams
 from .words import PASSING, Words
 from .workspaces import Workspaces
 
@@ -28,7 +31,7 @@ _SETTINGS = {
 }
 
 
-class PostgresStore(Workspaces, Queue):
+class PostgresStore(Workspaces, Queue, Streams, Cycles, Log):
     """What the shim keeps, in a PostgreSQL database that any number of replicas share."""
 
     def __init__(

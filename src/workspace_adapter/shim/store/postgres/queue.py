@@ -72,10 +72,18 @@ _KNOWN = f"""
 """
 
 _REQUEUE = f"""
-    UPDATE a2a_queue SET state = 'queued', order_key = {NOW} - priority * $2::float8, enqueued_at = {NOW},
-        expires_at = {NOW} + $3::float8, strikes = 0, lapses = 0, taken = false, ended_at = NULL,
-        due_at = NULL, answer_status = NULL, answer = NULL
-    WHERE id = $4 AND state = ANY ($5::text[]) RETURNING workspace_id
+    WITH requeued AS (
+        UPDATE a2a_queue SET state = 'queued', order_key = {NOW} - priority * $2::float8,
+            enqueued_at = {NOW}, expires_at = {NOW} + $3::float8, strikes = 0, lapses = 0, taken = false,
+            ended_at = NULL, due_at = NULL, answer_status = NULL, answer = NULL, cursor = NULL,
+            event_bytes = 0
+        WHERE id = $4 AND state = ANY ($5::text[]) RETURNING id, workspace_id
+    ), emptied AS (
+        DELETE FROM a2a_events WHERE item IN (SELECT id FROM requeued)
+    ), untold AS (
+        UPDATE delegations SET told = false WHERE item_id IN (SELECT id FROM requeued)
+    )
+    SELECT workspace_id FROM requeued
 """
 
 _SETTLE = """
@@ -579,16 +587,40 @@ class Queue(Part):
     async def forget(self, *, most: int = 500, now: float | None = None) -> int:
         rows = await self._all(
             f"""
-            DELETE FROM a2a_queue WHERE id IN (
-                SELECT id FROM a2a_queue WHERE ended_at IS NOT NULL AND ended_at <= {NOW} - $2::float8
-                ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED
-            ) RETURNING id
+            WITH gone AS (
+                DELETE FROM a2a_queue WHERE id IN (
+                    SELECT id FROM a2a_queue WHERE ended_at IS NOT NULL AND ended_at <= {NOW} - $2::float8
+                    ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED
+                ) RETURNING id
+            ), emptied AS (
+                DELETE FROM a2a_events WHERE item IN (SELECT id FROM gone)
+            )
+            SELECT id FROM gone
             """,
             now,
             self._rules.retention,
             most,
         )
+        for table, key, time, old in (
+            ("cycles", "id", "ended_at", "ended_at IS NOT NULL"),
+            ("activity", "seq", "created_at", "true"),
+            ("delegations", "id", "updated_at", _ITEM_GONE),
+        ):
+            await self._all(
+                f"""
+                DELETE FROM {table} WHERE {key} IN (
+                    SELECT {key} FROM {table} WHERE {time} <= {NOW} - $2::float8 AND {old}
+                    ORDER BY {time} LIMIT $3 FOR UPDATE SKIP LOCKED
+                )
+                """,
+                now,
+                self._rules.retention,
+                most,
+            )
         return len(rows)
+
+
+_ITEM_GONE = "NOT EXISTS (SELECT FROM a2a_queue WHERE a2a_queue.id = item_id)"
 
 
 def _lease(row: asyncpg.Record) -> Lease:

@@ -9,6 +9,15 @@ Everything is in one schema, ``workspace_adapter`` unless said otherwise:
     index names a column that does, so a beat leaves no dead index entries.
 ``a2a_queue``
     One row a message, with its body until it has its answer.
+``a2a_events``
+    What was said on an item's stream, numbered from 1; the item counts them and their bytes.
+``cycles``
+    Restarts. The indexes hold that of one workspace one runs and one waits, whatever the code does.
+``activity``, ``acknowledged``
+    What workspaces report, and how far each read its own.
+``delegations``
+    Tasks that workspaces gave one another; how one stands is its item's to say. ``told`` once the
+    source's activity has how it ended.
 ``claim``
     A function: a claim is one statement and one round trip, in which an advisory lock
     makes a workspace's room and its restart hold for all replicas.
@@ -103,6 +112,9 @@ MIGRATIONS: tuple[str, ...] = (
         ended_at float8,
         last_error text,
         cursor text,
+        events bigint NOT NULL DEFAULT 0,
+        event_bytes bigint NOT NULL DEFAULT 0,
+        said_as bigint,
         body bytea,
         answer_status int,
         answer bytea
@@ -122,6 +134,63 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX a2a_queue_expires ON a2a_queue (expires_at)
         WHERE expires_at IS NOT NULL AND state IN ('queued', 'delayed');
     CREATE INDEX a2a_queue_ended ON a2a_queue (ended_at) WHERE ended_at IS NOT NULL;
+
+    CREATE TABLE a2a_events (
+        item bigint NOT NULL,
+        number bigint NOT NULL,
+        body bytea NOT NULL,
+        PRIMARY KEY (item, number)
+    );
+    CREATE TABLE cycles (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        workspace_id text COLLATE "C" NOT NULL,
+        aim text NOT NULL,
+        reason text NOT NULL,
+        requests int NOT NULL DEFAULT 1,
+        step text NOT NULL DEFAULT 'asked',
+        attempt int NOT NULL DEFAULT 0,
+        owner text,
+        lease_until float8,
+        boot_before text,
+        asked_at float8 NOT NULL,
+        began_at float8,
+        ended_at float8,
+        notes text NOT NULL DEFAULT '{{}}'
+    );
+    CREATE INDEX cycles_of ON cycles (workspace_id, id);
+    CREATE UNIQUE INDEX cycles_waiting ON cycles (workspace_id) WHERE ended_at IS NULL AND began_at IS NULL;
+    CREATE UNIQUE INDEX cycles_running ON cycles (workspace_id)
+        WHERE ended_at IS NULL AND began_at IS NOT NULL;
+    CREATE INDEX cycles_open ON cycles (id) WHERE ended_at IS NULL;
+    CREATE INDEX cycles_ended ON cycles (ended_at) WHERE ended_at IS NOT NULL;
+    CREATE TABLE activity (
+        seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        workspace_id text COLLATE "C" NOT NULL,
+        activity_type text NOT NULL,
+        by_agent boolean NOT NULL,
+        created_at float8 NOT NULL,
+        entry text NOT NULL
+    );
+    CREATE INDEX activity_of ON activity (workspace_id, seq);
+    CREATE INDEX activity_at ON activity (created_at);
+    CREATE TABLE acknowledged (workspace_id text COLLATE "C" PRIMARY KEY, seq bigint NOT NULL);
+    CREATE TABLE delegations (
+        id text COLLATE "C" PRIMARY KEY,
+        source_id text COLLATE "C" NOT NULL,
+        target_id text COLLATE "C" NOT NULL,
+        task text NOT NULL,
+        item_id bigint,
+        created_at float8 NOT NULL,
+        updated_at float8 NOT NULL,
+        status text,
+        response_preview text,
+        error text,
+        told boolean NOT NULL DEFAULT false
+    );
+    CREATE INDEX delegations_of ON delegations (source_id, created_at);
+    CREATE INDEX delegations_untold ON delegations (source_id) WHERE NOT told;
+    CREATE INDEX delegations_by ON delegations (item_id) WHERE item_id IS NOT NULL;
+    CREATE INDEX delegations_at ON delegations (updated_at);
 
     CREATE FUNCTION claim(
         of_workspace text, for_owner text, at float8, lease float8, most int, no_room int

@@ -169,12 +169,23 @@ class Workspaces(Part):
                     None,
                     workspace_id,
                 )
+                await connection.execute(
+                    f"UPDATE cycles SET step = 'failed', ended_at = {NOW}, notes = $3"
+                    " WHERE workspace_id = $2 AND ended_at IS NULL AND began_at IS NULL",
+                    None,
+                    workspace_id,
+                    json.dumps({"because": "the workspace was removed"}),
+                )
                 return [row["id"] for row in dropped]
 
         dropped = await self._run(change)
         if dropped is None:
             return False
-        self._tell(due=[workspace_id] if status in REACHABLE else [], ended=dropped)
+        self._tell(
+            due=[workspace_id] if status in REACHABLE else [],
+            ended=dropped,
+            cycle=[workspace_id] if status is Status.REMOVED else [],
+        )
         return True
 
     async def set_restarting(self, workspace_id: str, restarting: bool) -> bool:
