@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import uvicorn
@@ -19,17 +19,24 @@ class Server:
     """Serves HTTP on one socket until it is ended.
 
     Args:
-        http: which of uvicorn's parsers: ``h11``, which is always there, or ``httptools``.
+        http: which of uvicorn's parsers: ``h11``, which is always there, or a protocol of one's own.
+        keep_alive: seconds for which an idle connection is kept.
     """
 
     def __init__(
-        self, app: ASGIApp, listener: socket.socket, *, http: Literal["h11", "httptools"] = "h11"
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        http: Literal["h11"] | type[Any] = "h11",
+        keep_alive: int = 5,
     ) -> None:
         self._listener = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,
                 http=http,
+                timeout_keep_alive=keep_alive,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

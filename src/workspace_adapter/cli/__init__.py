@@ -10,7 +10,7 @@ from collections.abc import MutableMapping, Sequence
 
 from .. import __version__
 from ..errors import SettingsError, WorkspaceAdapterError
-from . import author, journal, sessions, turns, workspace
+from . import author, journal, platform, sessions, turns, workspace
 from .parsing import Command
 
 
@@ -60,6 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"workspace-adapter {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for room in (workspace, sessions, turns, journal, author):
+    for room in (workspace, sessions, turns, journal, author, platform):
         room.declare(commands)
     return parser

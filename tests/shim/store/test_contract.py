@@ -725,3 +725,12 @@ async def test_what_dead_holders_left_is_taken_over_first_in_order_first(store: 
     assert len(await store.claim("w", "dead", now=20.0)) == 3
     assert [lease.turn_key for lease in await store.claim("w", "p", most=2, now=60.0)] == ["a", "b"]
     assert [lease.turn_key for lease in await store.claim("w", "p", most=2, now=60.0)] == ["c"]
+
+
+async def test_a_card_can_be_replaced_and_nothing_else_changes(store: Queue) -> None:
+    await online(store)
+    before = await store.workspace("w")
+    assert before is not None
+    assert await store.set_card("w", {"name": "other"})
+    assert await store.workspace("w") == replace(before, card={"name": "other"})
+    assert not await store.set_card("nobody", {})

@@ -388,6 +388,9 @@ class Queue(Protocol):
             UnknownWorkspace: there is none, or it was removed.
         """
 
+    async def set_card(self, workspace_id: str, card: Mapping[str, Any]) -> bool:
+        """Replace a workspace's agent card; return whether there is one that was not removed."""
+
     async def set_status(self, workspace_id: str, status: Status, *, were: Collection[Status]) -> bool:
         """Change the status where it is one of ``were``; return whether it was.
 

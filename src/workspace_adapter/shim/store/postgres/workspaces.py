@@ -146,6 +146,14 @@ class Workspaces(Part):
             self._tell(due=[workspace_id])
         return registered
 
+    async def set_card(self, workspace_id: str, card: Mapping[str, Any]) -> bool:
+        kept = await self._one(
+            "UPDATE workspaces SET card = $2 WHERE id = $1 AND status <> 'removed' RETURNING true",
+            workspace_id,
+            json.dumps(card),
+        )
+        return kept is not None
+
     async def set_status(self, workspace_id: str, status: Status, *, were: Collection[Status]) -> bool:
         async def change(connection: Any) -> list[int] | None:
             async with connection.transaction():

@@ -107,6 +107,16 @@ class Workspaces(Part):
 
         return await self._writer.run(register)
 
+    async def set_card(self, workspace_id: str, card: Mapping[str, Any]) -> bool:
+        kept = json.dumps(card)
+        return bool(
+            await self._writer.run(
+                lambda t: t.change(
+                    "UPDATE workspaces SET card = ? WHERE id = ? AND status <> 'removed'", kept, workspace_id
+                )
+            )
+        )
+
     async def set_status(self, workspace_id: str, status: Status, *, were: Collection[Status]) -> bool:
         at = time.time()
 

@@ -1,0 +1,95 @@
+"""A request's body, read once and within its limit."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+from starlette.types import Receive, Scope
+
+from ..wire import MAX_DEPTH, depth
+from .refusal import Refusal
+
+
+class HungUp(Exception):
+    """The caller left before its request was read."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a header; ``name`` is in lower case."""
+    for given, value in scope["headers"]:
+        if given == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        Refusal: it is larger than ``limit``.
+        HungUp: the caller left meanwhile.
+    """
+    declared = header(scope, b"content-length") or ""
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise HungUp
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    chunks, size = [body], len(body)
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise HungUp
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise _too_large(limit)
+    return b"".join(chunks)
+
+
+def parse(body: bytes) -> Any:
+    """Return the JSON value of a body.
+
+    Raises:
+        Refusal: it is none, or nested too deeply.
+    """
+    try:
+        value = _DECODER.decode(body.decode())
+    except (ValueError, RecursionError):
+        raise Refusal(400, "the body must be JSON, in UTF-8") from None
+    if depth(value) > MAX_DEPTH:
+        raise Refusal(400, f"the body is nested more than {MAX_DEPTH} levels deep")
+    return value
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+
+
+def _too_large(limit: int) -> Refusal:
+    # A body that is not read to its end leaves nothing on this connection to go on with.
+    return Refusal(
+        413,
+        f"the body is larger than {limit} bytes (SHIM_BODY_LIMIT_BYTES)",
+        headers={"connection": "close"},
+        truncated=True,
+        max_bytes=limit,
+    )

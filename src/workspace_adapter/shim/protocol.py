@@ -1,0 +1,63 @@
+"""uvicorn's fast parser, with limits it does not have: on the size of a request's head, and on its time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_HEAD_LIMIT = 64 << 10
+"""Bytes of a request's line and headers."""
+
+_HEAD_TIME = 20.0
+"""Seconds that they may take to come; as long, a new connection may be silent."""
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    _head: int = 0
+    """Bytes of the head that is incomplete."""
+    _whole = False
+    """No head is incomplete."""
+    _late: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEAD_TIME, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._whole or self.transport.is_closing():
+            return
+        self._head += len(data)
+        if self._head > _HEAD_LIMIT:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+        elif self._late is None:
+            self._late = self.loop.call_later(_HEAD_TIME, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        self._whole = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._whole, self._head = True, 0
+        self._in_time()
+        super().on_headers_complete()
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+_REASON = b'{"error":"the request\'s headers are larger than 64 KiB"}'
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(_REASON), _REASON)
+)

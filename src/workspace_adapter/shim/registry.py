@@ -1,0 +1,329 @@
+"""Registrations and heartbeats: what workspaces say of themselves.
+
+The hot path of the shim: every workspace beats at least every ten seconds. Heartbeats that
+arrive while one write is under way go into the next, their tokens looked up together; each
+is answered when its write was committed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import anyio
+from starlette.types import Receive, Scope, Send
+
+from ..errors import StoreUnavailable
+from ..queueing import NO_ROOM
+from ..wire import WEDGED, BadBody, parse_heartbeat, parse_registration
+from .body import HungUp, header, parse, read
+from .identity import WORKSPACE_ID, bearer_of, caller_of, digest, mint
+from .refusal import Refusal, write, write_bytes
+from .store.contract import DORMANT, Beat, Heard, Role, Status, Store, Token, Workspace
+
+logger = logging.getLogger(__name__)
+
+BODY_LIMIT = 1 << 20
+"""Bytes of a registration or heartbeat."""
+
+_MOST = 5_000
+"""Heartbeats that may wait for one write."""
+
+_SICK, _WELL = 0.5, 0.1
+"""The rates of errors from which on a workspace counts as degraded, and below which it does no more."""
+
+_REPORTED = (
+    "is_busy",
+    "current_task",
+    "error_rate",
+    "sample_error",
+    "uptime_seconds",
+    "runtime_state",
+    "runtime_metadata",
+    "observed_generation",
+    "state",
+    "waiting",
+    "version",
+)
+"""What of a heartbeat is kept for people to see."""
+
+GENERATION = 0
+"""The existing platform numbers what it wants of a workspace; we want nothing that a beat could bring."""
+
+
+class _Batch:
+    """Heartbeats that are written together."""
+
+    __slots__ = ("beats", "done", "error", "heard", "tokens")
+
+    def __init__(self) -> None:
+        self.beats: list[tuple[str, Beat]] = []
+        self.tokens: Mapping[str, Token] = {}
+        self.heard: Mapping[str, Heard] = {}
+        self.error: StoreUnavailable | None = None
+        self.done = anyio.Event()
+
+    def vouched(self, presented: str, workspace_id: str) -> bool:
+        """Whether a bearer is the workspace's own."""
+        token = self.tokens.get(presented)
+        return token is not None and token.role is Role.WORKSPACE and token.workspace_id == workspace_id
+
+
+class Registry:
+    """What ``/registry`` does.
+
+    Args:
+        vet: checks a URL that a workspace registers; raises ``AddressRefused``.
+        open: whether a workspace that nobody made may register, and is given a token.
+        rings: told of a workspace where items wait, and that said it has room.
+        registered: told of a workspace that registered.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        vet: Callable[[Workspace, str], Awaitable[None]],
+        open: bool,
+        rings: Callable[[str], None],
+        registered: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._vet = vet
+        self._open = open
+        self._rings = rings
+        self._registered = registered
+        self._next = _Batch()
+        self._more = anyio.Event()
+
+    # --- heartbeats -------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Write heartbeats until cancelled."""
+        while True:
+            await self._more.wait()
+            self._more = anyio.Event()
+            batch, self._next = self._next, _Batch()
+            try:
+                batch.tokens = await self._store.tokens({presented for presented, _ in batch.beats})
+                beats = [beat for who, beat in batch.beats if batch.vouched(who, beat.workspace_id)]
+                if beats:
+                    batch.heard = await self._store.beat(beats)
+            except StoreUnavailable as error:
+                batch.error = error
+            finally:
+                batch.done.set()
+
+    async def heartbeat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a heartbeat."""
+        try:
+            raw = await read(scope, receive, BODY_LIMIT)
+            body = parse(raw)
+            if b"\\u" in raw:
+                body = _storable(body)
+            beat = beat_of(body)
+            bearer = bearer_of(header(scope, b"authorization"))
+            if bearer is None:
+                raise Refusal(401, "missing workspace auth token")
+            batch = self._next
+            if len(batch.beats) >= _MOST:
+                raise Refusal(503, "too many heartbeats at once", retry_after=1)
+            presented = digest(bearer)
+            batch.beats.append((presented, beat))
+            self._more.set()
+            await batch.done.wait()
+            if batch.error is not None:
+                raise batch.error
+            heard = batch.heard.get(beat.workspace_id)
+            if heard is None or not batch.vouched(presented, beat.workspace_id):
+                await self._not_counted(batch.vouched(presented, beat.workspace_id), beat, send)
+                return
+            if heard.waiting and beat.active_tasks < min(NO_ROOM, heard.max_concurrent):
+                self._rings(beat.workspace_id)
+            await write_bytes(send, 200, _reply(heard))
+        except HungUp:
+            return
+        except BadBody as error:
+            raise Refusal(400, f"invalid request body: {error}") from None
+
+    async def _not_counted(self, vouched: bool, beat: Beat, send: Send) -> None:
+        """Say why a heartbeat changed nothing."""
+        workspace = await self._store.workspace(beat.workspace_id)
+        if workspace is None or not vouched:
+            if workspace is None and self._open:
+                raise Refusal(404, "there is no such workspace here: register first")
+            raise Refusal(401, "invalid workspace auth token")
+        if workspace.status is Status.REMOVED:
+            raise Refusal(410, "the workspace was removed")
+        if workspace.status in DORMANT:
+            told = {"status": "ok", "ignored": str(workspace.status), **_told(workspace)}
+            await write(send, 200, told)
+            return
+        raise Refusal(
+            409, "another life of this workspace has registered: this one is not heard", ignored="replaced"
+        )
+
+    # --- registrations ----------------------------------------------------------------
+
+    async def register(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a registration."""
+        body = _storable(parse(await read(scope, receive, BODY_LIMIT)))
+        try:
+            said = parse_registration(body)
+        except BadBody as error:
+            raise Refusal(400, f"invalid request body: {error}") from None
+        _check_id(said.workspace_id)
+        _check_boot(said.boot_id)
+        if said.delivery_mode != "push":
+            raise Refusal(
+                400,
+                "delivery_mode must be 'push': the shim calls workspaces, none may poll"
+                " (WORKSPACE_DELIVERY_MODE)",
+            )
+        if not said.url:
+            raise Refusal(400, "url is required: the address at which the workspace is called")
+        bearer = bearer_of(header(scope, b"authorization"))
+        workspace, known = await self._let_in(said.workspace_id, bearer)
+        await self._vet(workspace, said.url)
+        counted = await self._store.register(
+            workspace.id, url=said.url, boot_id=said.boot_id or None, card=said.agent_card
+        )
+        reply: dict[str, Any] = {"status": "registered", "delivery_mode": "push", **_told(workspace)}
+        if not known:
+            reply["auth_token"], kept = mint()
+            await self._store.add_token(kept, role=Role.WORKSPACE, workspace_id=workspace.id, label="first")
+        if counted:
+            logger.info("registered at %s", said.url, extra={"workspace_id": workspace.id})
+            self._registered(workspace.id)
+        else:
+            now = await self._store.workspace(workspace.id)
+            if now is None or now.status not in DORMANT:
+                logger.info("a late registration changed nothing", extra={"workspace_id": workspace.id})
+                raise Refusal(
+                    409,
+                    "another life of this workspace has registered since: this one changes nothing",
+                    ignored="replaced",
+                )
+            reply |= {"status": "ignored", "ignored": str(now.status)}
+        reply["queue_depth"] = await self._store.depth(workspace.id)
+        await write(send, 200, reply)
+
+    async def _let_in(self, workspace_id: str, bearer: str | None) -> tuple[Workspace, bool]:
+        """Return the workspace that registers, and whether it has a token."""
+        workspace = await self._store.workspace(workspace_id)
+        if workspace is None and self._open:
+            await self._store.create_workspace(workspace_id, secret=secrets.token_urlsafe(32))
+            workspace = await self._store.workspace(workspace_id)
+        if workspace is None:
+            raise Refusal(401, "invalid workspace auth token")
+        if workspace.status is Status.REMOVED:
+            raise Refusal(410, "the workspace was removed; the operator may make it anew")
+        live = [token.digest for token in await self._store.tokens_of(workspace_id)]
+        presented = "" if bearer is None else digest(bearer)
+        if any([hmac.compare_digest(presented, known) for known in live]):  # all of them, as long as each
+            return workspace, True
+        if not live and self._open:
+            return workspace, False
+        if bearer is None:
+            raise Refusal(401, f"missing workspace auth token; {_HOW}")
+        raise Refusal(401, f"invalid workspace auth token; {_HOW}")
+
+    async def update_card(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a new agent card of a workspace that registered."""
+        body = _storable(parse(await read(scope, receive, BODY_LIMIT)))
+        if not isinstance(body, dict) or not isinstance(body.get("agent_card"), dict):
+            raise Refusal(400, "invalid request body: agent_card must be an object")
+        workspace_id = body.get("workspace_id")
+        if not isinstance(workspace_id, str) or not caller_of(scope).speaks_for(workspace_id):
+            raise Refusal(401, "workspace_id is not the workspace whose token this is")
+        if not await self._store.set_card(workspace_id, body["agent_card"]):
+            raise Refusal(404, f"there is no workspace {workspace_id}")
+        await write(send, 200, {"status": "updated"})
+
+
+_HOW = "the operator makes a new one with POST /workspaces/{id}/tokens, for CONFIGS_DIR/.auth_token"
+
+
+def beat_of(body: object) -> Beat:
+    """Read a heartbeat.
+
+    What a beat does not say is not taken back, as the existing runtime's partial beats need.
+
+    Raises:
+        BadBody: naming the member that is wrong.
+    """
+    said = parse_heartbeat(body)
+    given: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    _check_id(said.workspace_id)
+    _check_boot(said.boot_id)
+    if not 0 <= said.active_tasks < 1 << 31:
+        raise BadBody("active_tasks must be a count")
+    complete = given.get("runtime_state") is not None
+    if said.runtime_state == WEDGED:
+        degraded: bool | None = True
+    elif said.capabilities["status_mgmt"]:
+        degraded = False if complete else None
+    elif said.error_rate >= _SICK:
+        degraded = True
+    else:
+        degraded = False if complete and said.error_rate < _WELL and not said.runtime_state else None
+    return Beat(
+        workspace_id=said.workspace_id,
+        boot_id=said.boot_id or None,
+        active_tasks=said.active_tasks,
+        degraded=degraded,
+        report={name: given[name] for name in _REPORTED if given.get(name) is not None},
+        whole=complete and given.get("runtime_metadata") is not None,
+    )
+
+
+def _check_id(workspace_id: str) -> None:
+    if not WORKSPACE_ID.fullmatch(workspace_id):
+        raise BadBody("a workspace's id is lower-case letters, digits and dashes, at most 128")
+
+
+def _check_boot(boot_id: str) -> None:
+    if len(boot_id) > _LONGEST_BOOT or not boot_id.isprintable():
+        raise BadBody(f"boot_id must be printable, at most {_LONGEST_BOOT} characters")
+
+
+_LONGEST_BOOT = 128
+
+
+def _reply(heard: Heard) -> bytes:
+    """The reply to a heartbeat that counted, made without going through a mapping."""
+    return (
+        f'{{"status":"ok","generation":{GENERATION},"queue_depth":{heard.waiting},"max_concurrent_tasks":'
+        f'{heard.max_concurrent},"require_auth":true,"platform_inbound_secret":{json.dumps(heard.secret)}}}'
+    ).encode()
+
+
+def _told(workspace: Workspace) -> dict[str, Any]:
+    """What a workspace is told of itself."""
+    return {
+        "generation": GENERATION,
+        "max_concurrent_tasks": workspace.max_concurrent,
+        "require_auth": True,
+        "platform_inbound_secret": workspace.secret,
+    }
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def _storable(value: Any) -> Any:
+    """Return JSON without what no database takes: the character NUL, and half a surrogate pair."""
+    match value:
+        case str():
+            return _UNSTORABLE.sub("\ufffd", value)
+        case dict():
+            return {_storable(key): _storable(inner) for key, inner in value.items()}
+        case list():
+            return [_storable(inner) for inner in value]
+        case _:
+            return value

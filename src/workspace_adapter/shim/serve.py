@@ -1,0 +1,280 @@
+"""The composition root of the shim: builds the rooms, owns the signals."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import anyio.abc
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from .. import __version__
+from ..errors import StateDirError, StoreError, StoreTooNew, StoreUnavailable
+from ..server import Server
+from ..settings import effective
+from .address import Addresses
+from .app import create_routes
+from .dispatcher import Dispatcher
+from .edge import HEALTH, Edge
+from .identity import Identity
+from .operator import Operator
+from .protocol import Protocol
+from .rates import Rates
+from .refusal import write
+from .registry import Registry
+from .settings import ShimSettings
+from .store.contract import Store
+from .sweeper import Sweeper
+from .upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
+_REOPEN_EVERY = 1.0
+_KEEP_ALIVE = 75
+"""Seconds: longer than balancers keep a connection, so that they end it and not we."""
+
+_STOP = 8.0
+"""Seconds a stop may take; what is dispatched then is joined by whoever dispatches it next."""
+
+_HASTE = 1.0
+"""Seconds of it that are left when the stop is asked for again."""
+
+_LOOK = 2.0
+"""Seconds in which the store must answer to count as there."""
+
+
+class Front:
+    """What stands at the port while the store is not open, and then what serves."""
+
+    def __init__(self) -> None:
+        self._app: Edge | None = None
+        self.why = "the shim starts"
+        """Why nothing is served."""
+
+    def show(self, app: Edge) -> None:
+        """Serve from now on."""
+        self._app = app
+
+    def shut(self, why: str) -> None:
+        """Serve no new request."""
+        self._app, self.why = None, why
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is not None:
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            return
+        elif scope["path"] == HEALTH:
+            await write(send, 200, {"status": "ok"})
+        else:
+            body = {"error": self.why, "code": "platform_unavailable", "retry_after": 1}
+            await write(send, 503, body, {"retry-after": "1", "connection": "close"})
+
+
+class Shim:
+    """One life of the half on the platform."""
+
+    def __init__(self, settings: ShimSettings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        host, port = listener.getsockname()[:2]
+        self._url = settings.url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._boot_id = secrets.token_hex(8)
+        self._front = Front()
+        self._stopping = anyio.Event()
+        self._living = anyio.CancelScope()
+        self._stop_asked = 0
+
+    async def run(self) -> None:
+        """Serve until the stop has come.
+
+        Raises:
+            StoreTooNew: a newer version wrote the store.
+            StateDirError: the state directory cannot be made.
+        """
+        server = Server(self._front, self._listener, http=Protocol, keep_alive=_KEEP_ALIVE)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._hear_signals)
+            tasks.start_soon(server.run)
+            gc.freeze()
+            gc.enable()
+            with self._living:
+                store = await self._open_store()
+                try:
+                    await self._live(store, server)
+                finally:
+                    with anyio.move_on_after(_HASTE, shield=True):
+                        await server.end()
+                        await store.__aexit__(None, None, None)
+            await server.end()
+            tasks.cancel_scope.cancel()
+        logger.info("stopped")
+
+    async def _open_store(self) -> Store:
+        said = ""
+        while True:
+            try:
+                return await self._store().__aenter__()
+            except StoreTooNew:
+                raise
+            except StoreUnavailable as error:
+                self._front.why = f"waiting for the store: {error}"
+                if said != str(error):
+                    said = str(error)
+                    logger.error("waiting for the store: %s", said)
+                await anyio.sleep(_REOPEN_EVERY)
+
+    def _store(self) -> Store:
+        settings = self._settings
+        if settings.database_url is not None:
+            from .store.postgres import PostgresStore
+
+            return cast(Store, PostgresStore(settings.database_url, settings.rules))
+        from .store.sqlite import SqliteStore
+
+        directory = Path(settings.directory)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateDirError(f"SHIM_STATE_DIR={directory} cannot be made: {error.strerror}") from error
+        return SqliteStore(directory / "shim.sqlite", settings.rules)
+
+    async def _live(self, store: Store, server: Server) -> None:
+        settings = self._settings
+        identity = Identity(store.tokens, settings.admin_token)
+        addresses = Addresses(settings.reach, in_container=_in_container(settings))
+        async with (
+            Upstream(
+                addresses,
+                connect_timeout=settings.connect_timeout,
+                deadline=settings.dispatch_deadline,
+                answer_limit=settings.answer_limit_bytes,
+            ) as upstream,
+            anyio.create_task_group() as rooms,
+        ):
+            dispatcher = Dispatcher(store, upstream, owner=self._boot_id, rules=settings.rules)
+            store.on_due = dispatcher.ring
+            registry = Registry(
+                store,
+                vet=addresses.vet,
+                open=identity.open,
+                rings=dispatcher.ring,
+                registered=lambda _: None,
+            )
+
+            async def nothing() -> None: ...
+
+            sweeper = Sweeper(
+                store,
+                ring=dispatcher.ring,
+                stranded=nothing,
+                interval=settings.sweep_interval,
+                offline_after=settings.offline_after,
+            )
+            operator = Operator(store, identity, provisioners=(), ring=dispatcher.ring)
+
+            async def ready(request: Request) -> Response:
+                return await self._ready(store)
+
+            async def door(scope: Scope, receive: Receive, send: Send) -> None:
+                await write(send, 501, {"error": "not yet"})
+
+            routes = create_routes(registry=registry, operator=operator, door=door, further=[], ready=ready)
+            for room in (dispatcher, registry):
+                rooms.start_soon(room.run)
+            self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
+            logger.info("open: %s", self._url)
+            rooms.start_soon(sweeper.run)
+            await self._stopping.wait()
+            self._front.shut("the shim is stopping; ask again in a moment")
+            await server.end()
+            rooms.cancel_scope.cancel()
+
+    async def _ready(self, store: Store) -> Response:
+        """Say whether requests are served: that is, whether the store answers."""
+        try:
+            with anyio.fail_after(_LOOK):
+                await store.workspace("")
+        except (StoreUnavailable, TimeoutError) as error:
+            return JSONResponse({"error": str(error) or "the store does not answer"}, 503)
+        return JSONResponse({"status": "ready"})
+
+    # --- the signals ------------------------------------------------------------------
+
+    async def _hear_signals(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        try:
+            with anyio.open_signal_receiver(*_STOPS) as received:
+                task_status.started()
+                async for number in received:
+                    self._asked_to_stop(signal.Signals(number).name)
+        finally:
+            for stop in _STOPS:  # all is done: another one could only spoil the exit code
+                signal.signal(stop, signal.SIG_IGN)
+
+    def _asked_to_stop(self, why: str) -> None:
+        self._stop_asked += 1
+        logger.info("%s: stopping", why)
+        self._stopping.set()
+        patience = _STOP if self._stop_asked == 1 else _HASTE
+        self._living.deadline = min(self._living.deadline, anyio.current_time() + patience)
+
+
+def _in_container(settings: ShimSettings) -> bool:
+    if settings.in_docker is not None:
+        return settings.in_docker
+    # Who listens on loopback alone has its workspaces in the same container.
+    return settings.is_public and Path("/.dockerenv").exists()
+
+
+def announce(settings: ShimSettings) -> None:
+    """Print the effective configuration once, secrets masked."""
+    words = " ".join(f"{name}={value}" for name, value in effective(settings).items())
+    logger.info("workspace_adapter %s shim: %s", __version__, words)
+    if settings.admin_token is None:
+        logger.warning(
+            "SHIM_ADMIN_TOKEN is not set: whoever reaches %s from this machine is the operator", settings.host
+        )
+
+
+def serve(settings: ShimSettings, listener: socket.socket, environ: MutableMapping[str, str]) -> int:
+    """Run the shim until it is told to stop; return the process's exit code.
+
+    0 stopped as told; 1 the store cannot be used by this version; 2 a setting cannot work.
+    """
+    for name in ("SHIM_ADMIN_TOKEN", "SHIM_DATABASE_URL"):
+        environ.pop(name, None)  # what the shim starts must not have them
+    announce(settings)
+    code = 0
+    try:
+        anyio.run(_run, settings, listener, backend_options={"use_uvloop": True})
+    except* StateDirError as group:
+        code = _log_all(group, 2)
+    except* StoreError as group:
+        code = _log_all(group, 1)
+    return code
+
+
+async def _run(settings: ShimSettings, listener: socket.socket) -> None:
+    await Shim(settings, listener).run()
+
+
+def _log_all(group: BaseExceptionGroup[Any], code: int) -> int:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _log_all(error, code)
+        else:
+            logger.error("%s", error)
+    return code
