@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -140,7 +140,7 @@ class Shim:
         if settings.database_url is not None:
             from .store.postgres import PostgresStore
 
-            return cast(Store, PostgresStore(settings.database_url, settings.rules))
+            return PostgresStore(settings.database_url, settings.rules)
         from .store.sqlite import SqliteStore
 
         directory = Path(settings.directory)

@@ -727,7 +727,7 @@ async def test_what_dead_holders_left_is_taken_over_first_in_order_first(store: 
     assert [lease.turn_key for lease in await store.claim("w", "p", most=2, now=60.0)] == ["c"]
 
 
-async def test_a_card_can_be_replaced_and_nothing_else_changes(store: Queue) -> None:
+async def test_a_card_can_be_replaced_and_nothing_else_changes(store: Store) -> None:
     await online(store)
     before = await store.workspace("w")
     assert before is not None
