@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
@@ -432,6 +433,25 @@ def parse_restart_signal(body: object) -> RestartSignal:
             PLATFORM_SIGNAL_PATIENCE,
         )
     return RestartSignal(request_id=request_id, workspace_id=workspace_id, patience=patience)
+
+
+def restart_pending(workspace_id: str, restart_id: str, *, drain: float) -> dict[str, Any]:
+    """Build the signal that our own platform sends.
+
+    Args:
+        drain: seconds that its acknowledgement is waited for.
+    """
+    return {
+        "jsonrpc": "2.0",
+        "method": "signals/restart_pending",
+        "params": {
+            "drain_seconds": math.ceil(drain),
+            "deadline_ms": round(drain * 1000),
+            "workspace_id": workspace_id,
+            "restart_id": restart_id,
+        },
+        "id": restart_id,
+    }
 
 
 def _duration(value: object, name: str) -> float:

@@ -96,10 +96,11 @@ class ProcessProvisioner:
         await self._do(workspace, partial(self._remove, delete=workspace.spec.get("files") == DELETE))
 
     def ended(self) -> list[str]:
-        places = self._directory.iterdir() if self._directory.is_dir() else ()
-        return sorted(
-            place.name for place in places if (place / "pid").exists() and self._holder(place) is None
-        )
+        with suppress(OSError):
+            return [
+                pid.parent.name for pid in self._directory.glob("*/pid") if self._holder(pid.parent) is None
+            ]
+        return []
 
     def log(self, workspace_id: str) -> Path:
         """Return where a workspace's standard output and error go."""

@@ -568,6 +568,9 @@ class Cycles(Protocol):
     async def renew_cycle(self, cycle: Cycle, *, now: float | None = None) -> bool:
         """Hold a cycle for longer; return whether it is still its owner's."""
 
+    async def release_cycle(self, cycle: Cycle) -> bool:
+        """Let another owner take a cycle at once; return whether it was still its owner's."""
+
     async def cycle(self, cycle_id: int) -> Cycle | None:
         """Return a cycle."""
 

@@ -119,6 +119,14 @@ class Cycles(Part):
             )
         )
 
+    async def release_cycle(self, cycle: Cycle) -> bool:
+        def release(transaction: Transaction) -> bool:
+            released = transaction.change(f"UPDATE cycles SET lease_until = 0 WHERE {_HELD}", *_fence(cycle))
+            transaction.then(self.on_cycle, cycle.workspace_id)
+            return bool(released)
+
+        return await self._writer.run(release)
+
     async def cycle(self, cycle_id: int) -> Cycle | None:
         row = await self._writer.run(lambda t: t.one("SELECT * FROM cycles WHERE id = ?", cycle_id))
         return None if row is None else _cycle(row)
