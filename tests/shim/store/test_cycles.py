@@ -136,6 +136,17 @@ async def test_another_goes_on_where_a_dead_owner_stood(store: Store) -> None:
     assert await store.advance_cycle(heir, Step.START, now=72.0) is None  # it is over
 
 
+async def test_an_owner_that_releases_its_cycle_leaves_it_at_once(store: Store) -> None:
+    await online(store)
+    await asked(store)
+    cycle = await claimed(store, "leaving")
+    assert await store.release_cycle(cycle)
+    heir = await claimed(store, "heir", now=21.0)
+    assert (heir.id, heir.attempt) == (cycle.id, 2)
+    assert not await store.release_cycle(cycle)
+    assert await store.claim_cycle("thief", now=22.0) is None
+
+
 async def test_an_owner_that_renews_keeps_its_cycle(store: Store) -> None:
     await online(store)
     await asked(store)

@@ -137,6 +137,17 @@ class Cycles(Part):
         )
         return row is not None
 
+    async def release_cycle(self, cycle: Cycle) -> bool:
+        row = await self._one(
+            "UPDATE cycles SET lease_until = 0 WHERE id = $1 AND attempt = $2 AND owner = $3"
+            " AND ended_at IS NULL RETURNING true",
+            cycle.id,
+            cycle.attempt,
+            cycle.owner,
+        )
+        self._tell(cycle=[cycle.workspace_id])
+        return row is not None
+
     async def cycle(self, cycle_id: int) -> Cycle | None:
         row = await self._one("SELECT * FROM cycles WHERE id = $1", cycle_id)
         return None if row is None else _cycle(row)
