@@ -241,6 +241,13 @@ class ShimSettings:
         default="unix:///var/run/docker.sock",
         aliases=("DOCKER_HOST",),
     )
+    docker_network: str | None = setting(
+        "SHIM_DOCKER_NETWORK",
+        text,
+        "The engine's network that the shim shares with the containers it starts.",
+        default=None,
+        shown="ports are published on this machine's loopback",
+    )
     provisioner_command: str | None = setting(
         "SHIM_PROVISIONER_COMMAND",
         path,
