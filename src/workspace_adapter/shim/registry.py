@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from ..errors import StoreUnavailable
 from ..queueing import NO_ROOM
 from ..wire import WEDGED, BadBody, parse_heartbeat, parse_registration
-from .body import HungUp, header, parse, read
+from .body import HungUp, header, parse, read, storable
 from .identity import WORKSPACE_ID, bearer_of, caller_of, digest, mint
 from .refusal import Refusal, write, write_bytes
 from .store.contract import DORMANT, Beat, Heard, Role, Status, Store, Token, Workspace
@@ -125,7 +124,7 @@ class Registry:
             raw = await read(scope, receive, BODY_LIMIT)
             body = parse(raw)
             if b"\\u" in raw:
-                body = _storable(body)
+                body = storable(body)
             beat = beat_of(body)
             bearer = bearer_of(header(scope, b"authorization"))
             if bearer is None:
@@ -172,7 +171,7 @@ class Registry:
 
     async def register(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a registration."""
-        body = _storable(parse(await read(scope, receive, BODY_LIMIT)))
+        body = storable(parse(await read(scope, receive, BODY_LIMIT)))
         try:
             said = parse_registration(body)
         except BadBody as error:
@@ -235,7 +234,7 @@ class Registry:
 
     async def update_card(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a new agent card of a workspace that registered."""
-        body = _storable(parse(await read(scope, receive, BODY_LIMIT)))
+        body = storable(parse(await read(scope, receive, BODY_LIMIT)))
         if not isinstance(body, dict) or not isinstance(body.get("agent_card"), dict):
             raise Refusal(400, "invalid request body: agent_card must be an object")
         workspace_id = body.get("workspace_id")
@@ -311,19 +310,3 @@ def _told(workspace: Workspace) -> dict[str, Any]:
         "require_auth": True,
         "platform_inbound_secret": workspace.secret,
     }
-
-
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-
-
-def _storable(value: Any) -> Any:
-    """Return JSON without what no database takes: the character NUL, and half a surrogate pair."""
-    match value:
-        case str():
-            return _UNSTORABLE.sub("\ufffd", value)
-        case dict():
-            return {_storable(key): _storable(inner) for key, inner in value.items()}
-        case list():
-            return [_storable(inner) for inner in value]
-        case _:
-            return value

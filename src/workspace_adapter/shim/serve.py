@@ -21,8 +21,10 @@ from .. import __version__
 from ..errors import StateDirError, StoreError, StoreTooNew, StoreUnavailable
 from ..server import Server
 from ..settings import effective
+from .activity import Activities
 from .address import Addresses
 from .app import create_routes
+from .delegations import Delegations
 from .dispatcher import Dispatcher
 from .edge import HEALTH, Edge
 from .identity import Identity
@@ -190,7 +192,15 @@ class Shim:
             async def door(scope: Scope, receive: Receive, send: Send) -> None:
                 await write(send, 501, {"error": "not yet"})
 
-            routes = create_routes(registry=registry, operator=operator, door=door, further=[], ready=ready)
+            delegations = Delegations(store)
+            activities = Activities(store, delegations.catch_up)
+            routes = create_routes(
+                registry=registry,
+                operator=operator,
+                door=door,
+                further=[*activities.routes(), *delegations.routes()],
+                ready=ready,
+            )
             for room in (dispatcher, registry):
                 rooms.start_soon(room.run)
             self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
