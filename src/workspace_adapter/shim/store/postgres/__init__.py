@@ -11,6 +11,7 @@ import anyio
 import asyncpg
 
 from ....queueing import Rules
+from .connections import Connections
 from .cycles import Cycles
 from .log import Log
 from .part import unavailable
@@ -52,7 +53,7 @@ class PostgresStore(Workspaces, Queue, Streams, Cycles, Log):
         self._url = url
         self._rules = rules
         self._schema = schema
-        self._connections = connections
+        self._most_connections = connections
         self._patience = patience
         self.on_due: Callable[[str], None] = _nobody
         self.on_ended: Callable[[int], None] = _nobody
@@ -64,20 +65,12 @@ class PostgresStore(Workspaces, Queue, Streams, Cycles, Log):
             settings = {**_SETTINGS, "search_path": self._schema}
             try:
                 await migrate(self._url, self._schema, timeout=self._patience)
-                self._pool = await stack.enter_async_context(
-                    asyncpg.create_pool(
-                        self._url,
-                        min_size=0,
-                        max_size=self._connections,
-                        max_inactive_connection_lifetime=0,
-                        server_settings=settings,
-                        timeout=self._patience,
-                        command_timeout=30,
-                        reset=_keep,
-                    )
-                )
             except (*PASSING, asyncpg.PostgresError) as error:
                 raise unavailable(error) from error
+            self._connections = Connections(
+                self._url, settings, most=self._most_connections, timeout=self._patience
+            )
+            stack.push_async_callback(self._connections.close)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             self._words = Words(self._url, self._schema, settings, self._hear)
             self._open_queue()
@@ -99,7 +92,3 @@ class PostgresStore(Workspaces, Queue, Streams, Cycles, Log):
 
 def _nobody(_: object) -> None:
     """Nobody listens yet."""
-
-
-async def _keep(_: object) -> None:
-    """Leave a connection as it is when it goes back to the pool: nothing of a session is changed here."""

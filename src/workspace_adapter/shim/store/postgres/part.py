@@ -12,6 +12,7 @@ import asyncpg
 from ....errors import StoreUnavailable
 from ....queueing import Rules, State
 from ..contract import Status
+from .connections import Connections
 from .words import PASSING, PAUSE, Words
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class Part:
     """The store, as far as one noun's verbs know it."""
 
     _rules: Rules
-    _pool: Any
+    _connections: Connections
     _patience: float
     _tasks: anyio.abc.TaskGroup
     _words: Words
@@ -54,7 +55,7 @@ class Part:
         deadline = anyio.current_time() + self._patience
         while True:
             try:
-                async with self._pool.acquire() as connection:
+                async with self._connections.one() as connection:
                     return await work(connection)
             except asyncpg.DataError:
                 raise

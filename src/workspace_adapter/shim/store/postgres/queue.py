@@ -6,24 +6,20 @@ statement. Each is safe to repeat, so one whose connection was cut is.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import anyio
-import anyio.abc
 import asyncpg
 
 from .... import queueing
-from ....errors import ContentConflict, QueueFull, StoreUnavailable, UnknownWorkspace
+from ....errors import ContentConflict, QueueFull, UnknownWorkspace
 from ....queueing import DROPPABLE, ENDED, REPLAYABLE, REVIVED, WAITING, State
 from ..contract import REACHABLE, Answer, Enqueued, Item, Lease, Message, Settlement, Status, Stranded
+from .gathered import Gathered
 from .part import DEPTH, NOW, Part, among
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 _ENQUEUE = f"""
     WITH sent AS (
@@ -167,52 +163,6 @@ _ITEM = (
 )
 
 
-class _Gathered(Generic[A, B]):
-    """Requests that travel together: those that arrive while the last ones are on their way go next."""
-
-    def __init__(
-        self,
-        send: Callable[[list[A]], Awaitable[Sequence[B | Exception]]],
-        tasks: anyio.abc.TaskGroup,
-        *,
-        most: int = 200,
-        lanes: int = 2,
-    ) -> None:
-        self._send = send
-        self._tasks = tasks
-        self._most = most
-        self._lanes = lanes
-        self._waiting: list[tuple[A, asyncio.Future[B]]] = []
-        self._under_way = 0
-
-    async def __call__(self, request: A) -> B:
-        """Have it sent, whatever becomes of the caller."""
-        future: asyncio.Future[B] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
-        if self._under_way < self._lanes:
-            self._under_way += 1
-            self._tasks.start_soon(self._work)
-        return await future
-
-    async def _work(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-                try:
-                    results = await self._send([request for request, _ in batch])
-                except StoreUnavailable as error:
-                    results = [error] * len(batch)
-                for (_, future), result in zip(batch, results, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(result, Exception):
-                        future.set_exception(result)
-                    else:
-                        future.set_result(result)
-        finally:
-            self._under_way -= 1
-
-
 class _Room:
     """How many messages may be queued for a workspace before its depth is counted again.
 
@@ -249,10 +199,10 @@ class Queue(Part):
     def _open_queue(self) -> None:
         self._claims = 0
         self._room = _Room(self._rules.depth_cap)
-        self._enqueue: _Gathered[tuple[Message, float | None], Enqueued] = _Gathered(
+        self._enqueue: Gathered[tuple[Message, float | None], Enqueued] = Gathered(
             self._send_messages, self._tasks
         )
-        self._settle: _Gathered[tuple[Settlement, float | None], bool] = _Gathered(
+        self._settle: Gathered[tuple[Settlement, float | None], bool] = Gathered(
             self._send_settlements, self._tasks
         )
 
