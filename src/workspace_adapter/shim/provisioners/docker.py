@@ -119,7 +119,7 @@ class DockerProvisioner:
     def ended(self) -> list[str]:
         return []  # the engine starts again what ends by itself
 
-    async def _container(self, docker: aiodocker.Docker, workspace: Workspace) -> Any:
+    async def _container(self, docker: Any, workspace: Workspace) -> Any:
         """Return the container of a workspace; ``None``: there is none.
 
         Raises:
@@ -163,7 +163,7 @@ class DockerProvisioner:
     @asynccontextmanager
     async def _engine(
         self, workspace: Workspace, what: str, *, limit: float = _LIMIT
-    ) -> AsyncIterator[aiodocker.Docker]:
+    ) -> AsyncIterator[Any]:  # not all of it has types
         try:
             with anyio.fail_after(limit):
                 async with aiodocker.Docker(url=self._host) as docker:
@@ -212,8 +212,8 @@ def _archive(secrets: Mapping[str, str], owner: str) -> bytes:
     found = re.fullmatch(r"(\d+)?(?::(\d+))?", owner)
     if found is None:
         raise ProvisionerError(
-            f"the image runs as {owner!r}, and files for it need a number for their owner: set spec.user, such"
-            " as 10001:10001"
+            f"the image runs as {owner!r}, and files for it need an owner's number: set spec.user, such as"
+            " 10001:10001"
         )
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
