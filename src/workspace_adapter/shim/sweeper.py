@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 
 import anyio
 
 from ..errors import StoreUnavailable
-from .store.contract import REACHABLE, Status, Store
+from .store.contract import Store
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +54,12 @@ class Sweeper:
         self._offline_after = offline_after
         self._jitter = jitter
         self._failing: set[str] = set()
+        self._hears_since = 0.0
+        """Before, or while the store was away, no beat could be heard: nobody was silent."""
 
     async def run(self) -> None:
         """Sweep until cancelled."""
-        interval = self._interval
+        interval, self._hears_since = self._interval, anyio.current_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._every, interval, "promote", self._promote)
             tasks.start_soon(self._every, interval, "due", self._due)
@@ -76,6 +77,7 @@ class Sweeper:
                 if not self._failing:
                     logger.warning("the store cannot be used, nothing is dispatched: %s", error)
                 self._failing.add(what)
+                self._hears_since = anyio.current_time()
             else:
                 if what in self._failing:
                     self._failing.remove(what)
@@ -99,15 +101,11 @@ class Sweeper:
             pass
 
     async def _offline(self) -> None:
-        before = time.time() - self._offline_after
-        for workspace in await self._store.workspaces():
-            if workspace.restarting or workspace.beat_at is None or workspace.beat_at > before:
-                continue
-            if workspace.status in REACHABLE and await self._store.set_status(
-                workspace.id, Status.OFFLINE, were=REACHABLE
-            ):
-                logger.warning(
-                    "workspace %s counts as offline: it has not beaten for %d s",
-                    workspace.id,
-                    time.time() - workspace.beat_at,
-                )
+        if anyio.current_time() - self._hears_since < self._offline_after:
+            return
+        for workspace_id in await self._store.fell_silent(self._offline_after):
+            logger.warning(
+                "workspace %s counts as offline: it has not beaten for %g s",
+                workspace_id,
+                self._offline_after,
+            )

@@ -291,4 +291,5 @@ def _seconds(header: str | None) -> float | None:
 
 
 def _why(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:300]
+    said = "".join(sign if sign.isprintable() else " " for sign in f"{type(error).__name__}: {error}")
+    return " ".join(said.split()).removesuffix(":")[:300]

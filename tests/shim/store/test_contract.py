@@ -631,6 +631,27 @@ async def test_a_beat_brings_a_workspace_back(store: Store, status: Status) -> N
     assert workspace.status is Status.ONLINE
 
 
+async def test_what_has_not_beaten_for_long_is_offline_unless_it_restarts_or_is_paused(store: Store) -> None:
+    for name in ("silent", "beating", "restarts", "paused"):
+        await online(store, name)
+    await store.create_workspace("new", now=0.0)
+    await store.create_workspace("stranger", now=0.0)
+    await store.register("stranger", url="http://w", boot_id=None, now=0.0)
+    await store.set_restarting("restarts", True)
+    await store.set_status("paused", Status.PAUSED, were={Status.ONLINE})
+    await store.beat([Beat(workspace_id="beating", boot_id="b1", active_tasks=0)], now=10.0)
+    assert await store.fell_silent(30.0, now=29.0) == []
+    assert await store.fell_silent(30.0, now=31.0) == ["silent"]
+    assert await store.fell_silent(30.0, now=31.0) == []
+    found = await store.workspace("silent")
+    assert found is not None
+    assert found.status is Status.OFFLINE
+    await store.beat([Beat(workspace_id="silent", boot_id="b1", active_tasks=0)], now=32.0)
+    found = await store.workspace("silent")
+    assert found is not None
+    assert found.status is Status.ONLINE
+
+
 async def test_neither_beat_nor_registration_ends_a_pause(store: Store) -> None:
     await online(store)
     await store.set_status("w", Status.PAUSED, were=[Status.ONLINE])

@@ -411,6 +411,12 @@ class Queue(Protocol):
             that is dormant, does not count.
         """
 
+    async def fell_silent(self, seconds: float, *, now: float | None = None) -> list[str]:
+        """Count what is reachable, has beaten, but not for so long, as offline; return which that is.
+
+        Not what restarts: its cycle waits for it.
+        """
+
     async def add_token(
         self,
         digest: str,

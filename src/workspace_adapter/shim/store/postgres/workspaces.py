@@ -244,6 +244,21 @@ class Workspaces(Part):
             for row in await self._run(take)
         }
 
+    async def fell_silent(self, seconds: float, *, now: float | None = None) -> list[str]:
+        rows = await self._all(
+            f"""
+            WITH silent AS (
+                SELECT w.id FROM workspaces AS w JOIN vitals AS v ON v.workspace_id = w.id
+                WHERE v.beat_at <= {NOW} - $2::float8 AND w.status IN {among(REACHABLE)} AND NOT w.restarting
+                FOR NO KEY UPDATE SKIP LOCKED  -- one that beats just now is not silent
+            )
+            UPDATE workspaces AS w SET status = 'offline' FROM silent WHERE w.id = silent.id RETURNING w.id
+            """,
+            now,
+            seconds,
+        )
+        return [row["id"] for row in rows]
+
     async def add_token(
         self,
         digest: str,

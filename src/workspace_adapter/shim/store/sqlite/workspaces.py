@@ -210,6 +210,18 @@ class Workspaces(Part):
 
         return await self._writer.run(take)
 
+    async def fell_silent(self, seconds: float, *, now: float | None = None) -> list[str]:
+        before = moment(now) - seconds
+        rows = await self._writer.run(
+            lambda t: t.all(
+                "UPDATE workspaces SET status = 'offline'"
+                f" WHERE status IN {among(REACHABLE)} AND NOT restarting"
+                " AND id IN (SELECT workspace_id FROM vitals WHERE beat_at <= ?) RETURNING id",
+                before,
+            )
+        )
+        return [row["id"] for row in rows]
+
     async def add_token(
         self,
         digest: str,
