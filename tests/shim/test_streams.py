@@ -15,6 +15,7 @@ from workspace_adapter.shim.streams import (
     StreamTooLarge,
     encode,
     interruption,
+    whole,
     with_request_id,
 )
 
@@ -240,7 +241,7 @@ def test_an_interruption_is_told_in_the_streams_own_dialect() -> None:
 
 def test_nothing_is_made_up_where_no_task_is_known() -> None:
     assert read()[1].interruption("wait", now=0.5) is None
-    assert interruption([json.dumps(rpc({"kind": "message"})).encode()], "wait", now=0.5) is None
+    assert interruption(json.dumps(rpc({"kind": "message"})).encode(), "wait", now=0.5) is None
 
 
 @pytest.mark.parametrize(
@@ -249,3 +250,37 @@ def test_nothing_is_made_up_where_no_task_is_known() -> None:
 def test_an_event_that_makes_no_sense_is_passed_on(data: bytes) -> None:
     reading = Reading()
     assert reading.feed(encode(data) + sse(artifact("x"))) == [data, json.dumps(artifact("x")).encode()]
+
+
+# --- a stream as one answer -----------------------------------------------------------------
+
+
+def data(*events: dict[str, Any]) -> list[bytes]:
+    return [json.dumps(event).encode() for event in events]
+
+
+def test_a_stream_amounts_to_its_task() -> None:
+    more = artifact("two")
+    more["result"]["append"] = True
+    events = data(task(), status("working"), artifact("zero"), artifact("one "), more)
+    found = json.loads(whole(events, data(status("completed", final=True, cursor="1.9"))[0]))["result"]
+    parts = [{"kind": "text", "text": "one two"}]
+    assert found == {
+        "kind": "task",
+        "id": "t",
+        "contextId": "c",
+        "status": {"state": "completed"},
+        "metadata": {"cursor": "1.9"},
+        "artifacts": [{"artifactId": "answer", "parts": parts}],
+    }
+
+
+def test_a_stream_of_a2a_1_0_amounts_to_a_task_of_that() -> None:
+    events = data(modern("task", "SUBMITTED"))
+    found = json.loads(whole(events, data(modern("statusUpdate", "COMPLETED"))[0]))["result"]["task"]
+    assert (found["id"], found["status"], found["artifacts"]) == ("t", {"state": "TASK_STATE_COMPLETED"}, [])
+
+
+def test_a_stream_that_ended_with_a_message_or_an_error_is_that() -> None:
+    for last in (rpc({"kind": "message"}), {"id": 1, "error": {"code": 1}}):
+        assert whole(data(task()), data(last)[0]) == data(last)[0]

@@ -34,8 +34,10 @@ CRITICAL, RESTART_CONTEXT, TASK, INFO = 100, 90, 50, 10
 STREAMED = frozenset({"message/stream", "SendStreamingMessage"})
 """Methods that are answered with events."""
 
-_MODERN = frozenset({"SendMessage", "SendStreamingMessage"})
-_BRING_MESSAGES = _MODERN | {"message/send", "message/stream"}
+MODERN = frozenset({"SendMessage", "SendStreamingMessage"})
+"""Methods that bring a message in A2A 1.0."""
+
+_BRING_MESSAGES = MODERN | {"message/send", "message/stream"}
 
 FORWARDED = ("traceparent", "tracestate", "a2a-version", "a2a-extensions")
 """Headers of a caller that its workspace is sent."""
@@ -120,7 +122,7 @@ def read(
     if method in _BRING_MESSAGES:
         regular &= _make_regular(envelope, method, workspace_id, sender, new_id)
         forwarded = {name: headers[name] for name in FORWARDED if name in headers}
-        if method in _MODERN:
+        if method in MODERN:
             forwarded.setdefault("a2a-version", "1.0")
         body = body if regular else _encode(envelope)
         message = _message(envelope["params"], method, workspace_id, sender, forwarded, body)
@@ -167,7 +169,7 @@ def _make_regular(
     message = params.get("message") if isinstance(params, dict) else None
     if not isinstance(params, dict) or not isinstance(message, dict):
         raise BadCall("params.message is missing, or no object", _EXAMPLE)
-    modern, given = method in _MODERN, dict(message)
+    modern, given = method in MODERN, dict(message)
     if not message.get("messageId"):
         message["messageId"] = new_id()
     if not message.get("role"):

@@ -324,7 +324,49 @@ class Reading:
         )
 
 
-def interruption(events: Iterable[bytes], text: str, *, now: float) -> bytes | None:
-    """Return the same for a stream of which these events were kept, of any time."""
-    said = next((said for event in events if (said := _read(event)).task_id is not None), None)
-    return None if said is None else said.working(text, f"{round(now * 1000)}-pause", now)
+def interruption(event: bytes, text: str, *, now: float) -> bytes | None:
+    """Return the same for a stream of which this event is known."""
+    said = _read(event)
+    return None if said.task_id is None else said.working(text, f"{round(now * 1000)}-pause", now)
+
+
+def whole(events: Iterable[bytes], answer: bytes) -> bytes:
+    """Return what a stream amounts to, for who asks for its message without one: the Task, or the Message.
+
+    Args:
+        events: those that were kept.
+        answer: the one that ended it.
+    """
+    task: dict[str, Any] = {}
+    artifacts: dict[str, dict[str, Any]] = {}
+    said = _read(answer)
+    for told in (*map(_read, events), said):
+        body = dict(told.body or {})
+        if told.kind == "task":
+            task = body
+            artifacts = {
+                str(artifact.get("artifactId")): artifact for artifact in body.get("artifacts") or ()
+            }
+        elif told.kind == "status-update":
+            task = {"id": body.get("taskId"), "contextId": body.get("contextId"), **task}
+            task["status"] = body.get("status")
+            if isinstance(metadata := body.get("metadata"), Mapping):
+                task["metadata"] = metadata
+        elif told.kind == "artifact-update" and isinstance(artifact := body.get("artifact"), Mapping):
+            name = str(artifact.get("artifactId"))
+            before = artifacts.get(name, {}).get("parts") if body.get("append") is True else None
+            artifacts[name] = {**artifact, "parts": _joined(before or [], artifact.get("parts") or [])}
+    if not task or said.kind in ("message", "error"):
+        return answer
+    task["artifacts"] = list(artifacts.values())
+    result = {"task": task} if said.modern else {**task, "kind": "task"}
+    return json.dumps({"jsonrpc": "2.0", "id": None, "result": result}, ensure_ascii=False).encode()
+
+
+def _joined(before: list[Any], parts: list[Any]) -> list[Any]:
+    """Append parts to those of the same artifact; text goes on in the part it began in."""
+    last, first = (before or [None])[-1], (parts or [None])[0]
+    texts = [part.get("text") if isinstance(part, dict) else None for part in (last, first)]
+    if isinstance(texts[0], str) and isinstance(texts[1], str) and last.keys() == first.keys():
+        return [*before[:-1], {**last, "text": texts[0] + texts[1]}, *parts[1:]]
+    return [*before, *parts]
