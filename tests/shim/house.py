@@ -16,28 +16,25 @@ from tests.shim.conftest import RULES
 from workspace_adapter.port import bind
 from workspace_adapter.server import Server
 from workspace_adapter.shim.address import Addresses
+from workspace_adapter.shim.app import create_routes, health
 from workspace_adapter.shim.dispatcher import Dispatcher
 from workspace_adapter.shim.door import Door
+from workspace_adapter.shim.edge import Edge
+from workspace_adapter.shim.identity import KEY, Caller, Identity
+from workspace_adapter.shim.operator import Operator
+from workspace_adapter.shim.protocol import Protocol
 from workspace_adapter.shim.ranges import parse_ranges
+from workspace_adapter.shim.rates import Rates
+from workspace_adapter.shim.registry import Registry
 from workspace_adapter.shim.store.contract import Role, Store
 from workspace_adapter.shim.sweeper import Sweeper
 from workspace_adapter.shim.upstream import Upstream
 from workspace_adapter.shim.waiting import Waiters
 
-
-@dataclass(frozen=True)
-class Who:
-    """Whoever asks, as its bearer would say."""
-
-    role: Role | None = None
-    workspace_id: str | None = None
-    identity: str | None = None
-
-
-NOBODY = Who()
-OPERATOR = Who(Role.OPERATOR)
-CALLER = Who(Role.CALLER, identity="caller:ci")
-PEER = Who(Role.WORKSPACE, "peer", "peer")
+NOBODY = Caller()
+OPERATOR = Caller(role=Role.OPERATOR)
+CALLER = Caller(role=Role.CALLER, name="ci")
+PEER = Caller(role=Role.WORKSPACE, workspace_id="peer")
 
 
 @dataclass
@@ -49,7 +46,7 @@ class House:
     waiters: Waiters
     dispatcher: Dispatcher
     url: str
-    who: Who = NOBODY
+    who: Caller = NOBODY
     client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=20))
 
     async def workspace(self, name: str, url: str | None, *, most: int = 1) -> None:
@@ -114,15 +111,27 @@ async def house(
         door = Door(store, upstream, waiters, hold=hold, body_limit=body_limit, keep_alive=keep_alive)
         store.on_due, store.on_ended, store.on_said = dispatcher.ring, waiters.ended, waiters.said
 
+        ring = dispatcher.ring
+        edge = Edge(
+            create_routes(
+                registry=Registry(
+                    store, vet=_all, open=True, rings=dispatcher.ring, registered=dispatcher.ring
+                ),
+                operator=Operator(store, Identity(store.tokens, None), provisioners=(), ring=ring),
+                door=door,
+                further=[],
+                ready=health,
+            ),
+            identity=None,
+            rates=Rates(0),
+        )
+
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            _, _, workspace_id, _, *rest = scope["path"].split("/")
-            if rest:
-                await door.show(receive, send, workspace_id=workspace_id, queue_id=rest[1], caller=built.who)
-            else:
-                await door.ask(scope, receive, send, workspace_id=workspace_id, caller=built.who)
+            scope[KEY] = built.who
+            await edge(scope, receive, send)
 
         with bind("127.0.0.1", 0) as listener:
-            server = Server(app, listener, http="httptools")
+            server = Server(app, listener, http=Protocol)
             built = House(store, door, waiters, dispatcher, f"http://127.0.0.1:{listener.getsockname()[1]}")
             if dispatching:
                 tasks.start_soon(dispatcher.run)
@@ -136,6 +145,10 @@ async def house(
                 waiters.stop()
                 await server.end()
                 tasks.cancel_scope.cancel()
+
+
+async def _all(workspace: object, url: str) -> None:
+    """Any address will do."""
 
 
 async def _nothing() -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.types import Send
 
-from .. import wire
 from ..queueing import Reply, State
 from .envelope import MODERN, RequestId
+from .refusal import Refusal, write_bytes
 from .store.contract import Answer, Item, Status, Workspace
 from .streams import with_request_id
 
+QUEUE_ID = "x-queue-id"
+"""The header by which each answer names its queue item."""
+
 _DEAD_LETTER_RETRY = 30
 _STOPPING_RETRY = 1
-_STORE_RETRY = 5
-_FULL_RETRY = 5
 _RESTART_RETRY = 5
 """Seconds after which a caller may try again."""
 
@@ -32,7 +32,7 @@ _NOT_YET = {
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One response."""
+    """One answer."""
 
     status: int
     body: bytes
@@ -40,25 +40,16 @@ class Told:
 
     async def send(self, send: Send) -> None:
         """Write it out."""
-        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(self.body))]
-        head += [(name.encode(), value.encode()) for name, value in self.headers.items()]
-        await send({"type": "http.response.start", "status": self.status, "headers": head})
-        await send({"type": "http.response.body", "body": self.body})
+        await write_bytes(send, self.status, self.body, self.headers)
 
 
-def told(
-    status: int, body: Mapping[str, Any], *, retry_after: int | None = None, item_id: int | None = None
-) -> Told:
-    """Return a response of ours; where waiting helps, with the seconds."""
-    headers = {} if item_id is None else _named(item_id)
+def _told(status: int, item_id: int, body: Mapping[str, object], *, retry_after: int | None = None) -> Told:
+    body = {**body, "queue_id": str(item_id)}
+    headers = {QUEUE_ID: str(item_id)}
     if retry_after is not None:
-        body = {**body, "retry_after": retry_after}
+        body["retry_after"] = retry_after
         headers["retry-after"] = str(retry_after)
     return Told(status, json.dumps(body, ensure_ascii=False).encode(), headers)
-
-
-def _named(item_id: int) -> dict[str, str]:
-    return {"x-queue-id": str(item_id)}
 
 
 # --- of an item -------------------------------------------------------------------------
@@ -70,29 +61,23 @@ def of_item(item: Item, method: str, request_id: RequestId) -> Told:
     Args:
         method: of the call that asks now; the message may have been sent by another before.
     """
-    known = {"queue_id": str(item.id), "status": str(item.state)}
     if item.answer is not None and (item.state is State.COMPLETED or _answers(item.answer)):
         if (item.method in MODERN) is not (method in MODERN):
             why = f"this message was sent before by {item.method}; the answer is in that dialect: ask with it"
             return in_rpc(-32602, why, request_id)
-        return Told(item.answer.status, with_request_id(item.answer.body, request_id), _named(item.id))
-    why = item.last_error or "nothing more is known"
+        body = with_request_id(item.answer.body, request_id)
+        return Told(item.answer.status, body, {QUEUE_ID: str(item.id)})
+    why, status = item.last_error or "nothing more is known", str(item.state)
     if item.state is State.EXPIRED:
-        return told(504, {"error": f"the message expired: {why}", **known}, item_id=item.id)
+        return _told(504, item.id, {"error": f"the message expired: {why}", "status": status})
     if item.state is State.DROPPED:
-        return told(
-            410, {"error": f"the message was taken out of the queue: {why}", **known}, item_id=item.id
-        )
-    return told(
-        502,
-        {
-            "error": f"the message was given up: {why}. It is kept: send the same message again to try anew,"
-            f" or have an operator replay queue item {item.id}",
-            **known,
-        },
-        retry_after=_DEAD_LETTER_RETRY,
-        item_id=item.id,
+        error = f"the message was taken out of the queue: {why}"
+        return _told(410, item.id, {"error": error, "status": status})
+    error = (
+        f"the message was given up: {why}. It is kept: send the same message again to try anew, or have an"
+        f" operator replay queue item {item.id}"
     )
+    return _told(502, item.id, {"error": error, "status": status}, retry_after=_DEAD_LETTER_RETRY)
 
 
 def _answers(answer: Answer) -> bool:
@@ -109,27 +94,15 @@ def queued(item_id: int, depth: int, workspace: Workspace | None) -> Told:
     why = "workspace agent busy"
     if workspace is not None:
         why = "workspace is restarting" if workspace.restarting else _NOT_YET.get(workspace.status, why)
-    body = {
-        "queued": True,
-        "queue_id": str(item_id),
-        "queue_depth": depth,
-        "message": f"{why} - request queued, will dispatch when capacity available",
-    }
-    return told(202, body, item_id=item_id)
+    message = f"{why} - request queued, will dispatch when capacity available"
+    return _told(202, item_id, {"queued": True, "queue_depth": depth, "message": message})
 
 
 def stopping(item_id: int) -> Told:
     """Return what everybody hears who waits when the shim is about to end."""
-    body = {
-        "error": "platform restarting; the message is kept: send it again",
-        "restarting": True,
-        "queued": True,
-        "queue_id": str(item_id),
-    }
-    return told(503, body, retry_after=_STOPPING_RETRY, item_id=item_id)
-
-
-# --- without one ------------------------------------------------------------------------
+    error = "platform restarting; the message is kept: send it again"
+    body = {"error": error, "restarting": True, "queued": True}
+    return _told(503, item_id, body, retry_after=_STOPPING_RETRY)
 
 
 def in_rpc(code: int, why: str, request_id: RequestId) -> Told:
@@ -138,39 +111,24 @@ def in_rpc(code: int, why: str, request_id: RequestId) -> Told:
     return Told(200, body.encode())
 
 
-def full(depth: int, why: str) -> Told:
-    """No room in the queue: nothing was taken."""
-    return told(429, {"error": why, "queue_depth": depth}, retry_after=_FULL_RETRY)
+# --- of what passes through -------------------------------------------------------------
 
 
-def store_unavailable() -> Told:
-    """Nothing was taken, because nothing could be kept."""
-    why = "the platform cannot store anything now; nothing was taken: send it again"
-    return told(503, wire.busy(why, _STORE_RETRY), retry_after=_STORE_RETRY)
-
-
-def no_workspace(workspace_id: str, workspace: Workspace | None) -> Told:
+def no_workspace(workspace_id: str, workspace: Workspace | None) -> Refusal:
     """There is none of this name, or not any more."""
     if workspace is not None:
-        return told(410, {"error": f"workspace {workspace_id} was removed", "status": str(workspace.status)})
-    return told(404, {"error": f"there is no workspace {workspace_id}"})
+        return Refusal(410, f"workspace {workspace_id} was removed", status=str(workspace.status))
+    return Refusal(404, f"there is no workspace {workspace_id}")
 
 
-def no_url(workspace: Workspace) -> Told:
+def no_url(workspace: Workspace) -> Refusal:
     """It has not registered."""
-    body = {"error": "workspace has no URL", "status": str(workspace.status)}
-    return told(503, body, retry_after=_RESTART_RETRY)
+    return Refusal(503, "workspace has no URL", retry_after=_RESTART_RETRY, status=str(workspace.status))
 
 
-def unreachable(workspace: Workspace, *, sent: bool) -> Told:
-    """What is passed through did not arrive, or broke off before an answer."""
+def unreachable(workspace: Workspace, *, sent: bool) -> Refusal:
+    """It did not arrive, or broke off before an answer."""
     if sent or workspace.restarting:
         why = "workspace agent restarting - retry after a short backoff"
-        return told(503, {"error": why, "restarting": True, "busy": True}, retry_after=_RESTART_RETRY)
-    return told(502, {"error": "failed to reach workspace agent"}, retry_after=_RESTART_RETRY)
-
-
-def too_large(limit: int) -> Told:
-    """The body exceeds the limit."""
-    why = f"the body is larger than SHIM_BODY_LIMIT_BYTES={limit}"
-    return told(413, {"error": why, "truncated": True, "max_bytes": limit})
+        return Refusal(503, why, retry_after=_RESTART_RETRY, restarting=True, busy=True)
+    return Refusal(502, "failed to reach workspace agent", retry_after=_RESTART_RETRY)

@@ -102,11 +102,10 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def _too_large(limit: int) -> Refusal:
-    # A body that is not read to its end leaves nothing on this connection to go on with.
+    # The connection stays: closed with bytes unread, it would be reset before the answer was read.
     return Refusal(
         413,
         f"the body is larger than {limit} bytes (SHIM_BODY_LIMIT_BYTES)",
-        headers={"connection": "close"},
         truncated=True,
         max_bytes=limit,
     )

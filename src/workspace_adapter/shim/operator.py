@@ -14,6 +14,7 @@ from ..queueing import State
 from .identity import CALLER_NAME, WORKSPACE_ID, Caller, Identity, mint
 from .refusal import Refusal
 from .store.contract import Aim, Cycle, Item, Role, Status, Step, Store, Token, Workspace
+from .teller import without_stream
 
 EXTERNAL = "external"
 """The provisioner of a workspace that somebody else stops and starts."""
@@ -205,7 +206,7 @@ class Operator:
         item = await self._item(item_id)
         if not caller.may_see(item):
             raise Refusal(403, "this queue item is neither from you nor for you")
-        return item_shown(item)
+        return item_shown(await without_stream(self._store, item))
 
     async def replay(self, item_id: str) -> dict[str, Any]:
         """Send a message anew that failed, expired or was dropped.

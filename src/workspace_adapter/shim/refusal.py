@@ -36,6 +36,7 @@ class Refusal(Exception):
         self,
         status: int,
         error: str,
+        /,
         *,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,

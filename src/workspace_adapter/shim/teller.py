@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import anyio
@@ -22,9 +23,9 @@ from ..errors import StoreUnavailable
 from ..queueing import ENDED, State
 from . import answers
 from .answers import Told
-from .envelope import Call
+from .envelope import STREAMED, Call
 from .store.contract import Item, Store
-from .streams import CONTENT_TYPE, KEEP_ALIVE, encode, interruption, with_request_id
+from .streams import CONTENT_TYPE, KEEP_ALIVE, encode, interruption, whole, with_request_id
 from .waiting import Ring, Stopping, Waiters
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ _BATCH = 50
 _PAUSE = 1.0
 """Seconds until a store that could not be read is read again."""
 
-HEAD = [
+_HEAD = [
     (b"content-type", CONTENT_TYPE.encode()),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
@@ -194,12 +195,25 @@ class Telling:
     async def _write(self, data: bytes) -> None:
         if not self._begun:
             self._begun = True
-            head = [*HEAD, (b"x-queue-id", b"%d" % self._id)]
+            head = [*_HEAD, (answers.QUEUE_ID.encode(), b"%d" % self._id)]
             await self._send({"type": "http.response.start", "status": 200, "headers": head})
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _close(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+
+
+async def without_stream(store: Store, item: Item) -> Item:
+    """Return an item with the answer that its whole stream amounts to, where its message was streamed."""
+    answer = item.answer
+    if item.method not in STREAMED or answer is None or answer.status != 200:
+        return item
+    events: list[bytes] = []
+    number = 0
+    while said := await store.said(item.id, after=number):
+        events += [data for _, data in said]
+        number = said[-1][0]
+    return replace(item, answer=replace(answer, body=whole(events, answer.body))) if events else item
 
 
 def _text(told: Told) -> str:
