@@ -26,6 +26,7 @@ from .address import Addresses
 from .app import create_routes
 from .delegations import Delegations
 from .dispatcher import Dispatcher
+from .door import Door
 from .edge import HEALTH, Edge
 from .identity import Identity
 from .operator import Operator
@@ -37,6 +38,7 @@ from .settings import ShimSettings
 from .store.contract import Store
 from .sweeper import Sweeper
 from .upstream import Upstream
+from .waiting import Waiters
 
 logger = logging.getLogger(__name__)
 
@@ -189,9 +191,11 @@ class Shim:
             async def ready(request: Request) -> Response:
                 return await self._ready(store)
 
-            async def door(scope: Scope, receive: Receive, send: Send) -> None:
-                await write(send, 501, {"error": "not yet"})
-
+            waiters = Waiters(store, most=settings.held_limit)
+            store.on_ended, store.on_said = waiters.ended, waiters.said
+            door = Door(
+                store, upstream, waiters, hold=settings.hold_seconds, body_limit=settings.body_limit_bytes
+            )
             delegations = Delegations(store)
             activities = Activities(store, delegations.catch_up)
             routes = create_routes(
@@ -201,13 +205,14 @@ class Shim:
                 further=[*activities.routes(), *delegations.routes()],
                 ready=ready,
             )
-            for room in (dispatcher, registry):
+            for room in (dispatcher, registry, waiters):
                 rooms.start_soon(room.run)
             self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
             logger.info("open: %s", self._url)
             rooms.start_soon(sweeper.run)
             await self._stopping.wait()
             self._front.shut("the shim is stopping; ask again in a moment")
+            waiters.stop()
             await server.end()
             rooms.cancel_scope.cancel()
 
