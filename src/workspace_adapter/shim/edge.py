@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import WorkspaceAdapterError
+from ..wire import BadBody
 from .body import HungUp, header
 from .identity import KEY, Caller, Identity
 from .rates import Rates
@@ -28,9 +29,8 @@ REGISTER = "/registry/register"
 HEARTBEAT = "/registry/heartbeat"
 UPDATE_CARD = "/registry/update-card"
 
-_PUBLIC = frozenset({HEALTH, READY})
-_OWN_BEARER = frozenset({REGISTER, HEARTBEAT})
-"""Whoever is behind them reads the bearer, and nobody counts: workspaces beat as often as they must."""
+_UNCOUNTED = frozenset({HEALTH, READY, HEARTBEAT})
+"""For everybody, or with a bearer that is looked at behind it: workspaces beat as often as they must."""
 
 
 class Edge:
@@ -64,14 +64,14 @@ class Edge:
             await send(message)
 
         try:
-            if scope["path"] not in _PUBLIC:
+            if scope["path"] not in _UNCOUNTED:
                 await self._admit(scope)
             await self._routes(scope, receive, sent)
         except HungUp:
             return
         except Refusal as refusal:
             await _refuse(refusal, scope, sent, began)
-        except WorkspaceAdapterError as error:
+        except (WorkspaceAdapterError, BadBody) as error:
             await _refuse(refusal_of(error), scope, sent, began)
         except HTTPException as error:
             wrong = Refusal(error.status_code, _WRONG_METHOD, headers=error.headers)
@@ -88,7 +88,7 @@ class Edge:
             return
         if identity.open:
             _check_browser(scope)
-        if scope["path"] in _OWN_BEARER:
+        if scope["path"] == REGISTER:  # reads its bearer itself: the first one has none
             return
         address = _address(scope)
         try:
@@ -146,13 +146,7 @@ def _is_this_machine(url: str) -> bool:
 
 
 async def _refuse(refusal: Refusal, scope: Scope, send: Send, began: bool) -> None:
-    logger.log(
-        logging.INFO if refusal.status < 500 else logging.WARNING,
-        "refused %s %s: %s",
-        scope["method"],
-        scope["path"],
-        refusal,
-        extra={"status": refusal.status},
-    )
+    what = f"{scope['method']} {scope['path']}"
+    logger.info("refused %s: %s", what, refusal, extra={"status": refusal.status})
     if not began:
         await write(send, refusal.status, refusal.body, refusal.headers)

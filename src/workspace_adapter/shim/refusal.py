@@ -17,6 +17,7 @@ from ..errors import (
     UnknownWorkspace,
     WorkspaceAdapterError,
 )
+from ..wire import BadBody
 
 _AGAIN = 5.0
 """Seconds after which who found the store away, or a queue full, may ask again."""
@@ -52,7 +53,7 @@ class Refusal(Exception):
             self.body["retry_after"] = seconds
 
 
-def refusal_of(error: WorkspaceAdapterError | ValueError) -> Refusal:
+def refusal_of(error: WorkspaceAdapterError | BadBody) -> Refusal:
     """Return what is answered where a room refuses."""
     match error:
         case UnknownWorkspace():
@@ -63,8 +64,10 @@ def refusal_of(error: WorkspaceAdapterError | ValueError) -> Refusal:
             return Refusal(429, str(error), retry_after=_AGAIN, queue_depth=error.depth)
         case StoreUnavailable():
             return Refusal(503, str(error), retry_after=_AGAIN, code="platform_unavailable")
-        case BadMessage() | AddressRefused() | ValueError():
+        case BadMessage() | AddressRefused():
             return Refusal(400, str(error))
+        case BadBody():
+            return Refusal(400, f"invalid request body: {error}")
     return Refusal(500, "the shim failed; its log says how")
 
 

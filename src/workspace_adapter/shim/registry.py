@@ -1,8 +1,8 @@
 """Registrations and heartbeats: what workspaces say of themselves.
 
 The hot path of the shim: every workspace beats at least every ten seconds. Heartbeats that
-arrive while one write is under way go into the next, their tokens looked up together; each
-is answered when its write was committed.
+arrive while one write is under way go into the next, and their tokens are looked up in it;
+each is answered when its write was committed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -20,10 +21,10 @@ from starlette.types import Receive, Scope, Send
 from ..errors import StoreUnavailable
 from ..queueing import NO_ROOM
 from ..wire import WEDGED, BadBody, parse_heartbeat, parse_registration
-from .body import HungUp, header, parse, read, storable
+from .body import header, parse, read, storable
 from .identity import WORKSPACE_ID, bearer_of, caller_of, digest, mint
 from .refusal import Refusal, write, write_bytes
-from .store.contract import DORMANT, Beat, Heard, Role, Status, Store, Token, Workspace
+from .store.contract import DORMANT, Beat, Heard, Role, Status, Store, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ BODY_LIMIT = 1 << 20
 
 _MOST = 5_000
 """Heartbeats that may wait for one write."""
+
+_GAP = 0.005
+"""Seconds between two writes of heartbeats, at least."""
 
 _SICK, _WELL = 0.5, 0.1
 """The rates of errors from which on a workspace counts as degraded, and below which it does no more."""
@@ -56,21 +60,15 @@ GENERATION = 0
 
 
 class _Batch:
-    """Heartbeats that are written together."""
+    """Heartbeats that are written together, one of each workspace."""
 
-    __slots__ = ("beats", "done", "error", "heard", "tokens")
+    __slots__ = ("beats", "done", "error", "heard")
 
     def __init__(self) -> None:
-        self.beats: list[tuple[str, Beat]] = []
-        self.tokens: Mapping[str, Token] = {}
+        self.beats: dict[str, Beat] = {}
         self.heard: Mapping[str, Heard] = {}
         self.error: StoreUnavailable | None = None
         self.done = anyio.Event()
-
-    def vouched(self, presented: str, workspace_id: str) -> bool:
-        """Whether a bearer is the workspace's own."""
-        token = self.tokens.get(presented)
-        return token is not None and token.role is Role.WORKSPACE and token.workspace_id == workspace_id
 
 
 class Registry:
@@ -104,15 +102,16 @@ class Registry:
 
     async def run(self) -> None:
         """Write heartbeats until cancelled."""
+        written = -math.inf
         while True:
             await self._more.wait()
+            # Under load a write waits for company: each costs as much as a dozen heartbeats.
+            await anyio.sleep(max(0.0, written + _GAP - anyio.current_time()))
+            written = anyio.current_time()
             self._more = anyio.Event()
             batch, self._next = self._next, _Batch()
             try:
-                batch.tokens = await self._store.tokens({presented for presented, _ in batch.beats})
-                beats = [beat for who, beat in batch.beats if batch.vouched(who, beat.workspace_id)]
-                if beats:
-                    batch.heard = await self._store.beat(beats)
+                batch.heard = await self._store.beat(list(batch.beats.values()))
             except StoreUnavailable as error:
                 batch.error = error
             finally:
@@ -120,45 +119,44 @@ class Registry:
 
     async def heartbeat(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a heartbeat."""
-        try:
-            raw = await read(scope, receive, BODY_LIMIT)
-            body = parse(raw)
-            if b"\\u" in raw:
-                body = storable(body)
-            beat = beat_of(body)
-            bearer = bearer_of(header(scope, b"authorization"))
-            if bearer is None:
-                raise Refusal(401, "missing workspace auth token")
-            batch = self._next
-            if len(batch.beats) >= _MOST:
-                raise Refusal(503, "too many heartbeats at once", retry_after=1)
-            presented = digest(bearer)
-            batch.beats.append((presented, beat))
-            self._more.set()
+        raw = await read(scope, receive, BODY_LIMIT)
+        body = parse(raw)
+        if b"\\u" in raw:
+            body = storable(body)
+        bearer = bearer_of(header(scope, b"authorization"))
+        if bearer is None:
+            raise Refusal(401, "missing workspace auth token")
+        beat = beat_of(body, digest(bearer))
+        batch = self._next
+        # One that somebody else sent in a workspace's name must neither take its place nor hear its answer.
+        while (other := batch.beats.get(beat.workspace_id)) and other.bearer != beat.bearer:
             await batch.done.wait()
-            if batch.error is not None:
-                raise batch.error
-            heard = batch.heard.get(beat.workspace_id)
-            if heard is None or not batch.vouched(presented, beat.workspace_id):
-                await self._not_counted(batch.vouched(presented, beat.workspace_id), beat, send)
-                return
-            if heard.waiting and beat.active_tasks < min(NO_ROOM, heard.max_concurrent):
-                self._rings(beat.workspace_id)
-            await write_bytes(send, 200, _reply(heard))
-        except HungUp:
+            batch = self._next
+        if len(batch.beats) >= _MOST:
+            raise Refusal(503, "too many heartbeats at once", retry_after=1)
+        batch.beats[beat.workspace_id] = beat
+        self._more.set()
+        await batch.done.wait()
+        if batch.error is not None:
+            raise batch.error
+        heard = batch.heard.get(beat.workspace_id)
+        if heard is None:
+            await self._not_counted(beat, send)
             return
-        except BadBody as error:
-            raise Refusal(400, f"invalid request body: {error}") from None
+        if heard.waiting and beat.active_tasks < min(NO_ROOM, heard.max_concurrent):
+            self._rings(beat.workspace_id)
+        await write_bytes(send, 200, _reply(heard))
 
-    async def _not_counted(self, vouched: bool, beat: Beat, send: Send) -> None:
+    async def _not_counted(self, beat: Beat, send: Send) -> None:
         """Say why a heartbeat changed nothing."""
+        assert beat.bearer is not None
         workspace = await self._store.workspace(beat.workspace_id)
-        if workspace is None or not vouched:
-            if workspace is None and self._open:
-                raise Refusal(404, "there is no such workspace here: register first")
+        if workspace is None and self._open:
+            raise Refusal(404, "there is no such workspace here: register first")
+        token = (await self._store.tokens([beat.bearer])).get(beat.bearer)
+        vouched = token is not None and token.role is Role.WORKSPACE
+        if workspace is None or token is None or not vouched or token.workspace_id != workspace.id:
             raise Refusal(401, "invalid workspace auth token")
-        if workspace.status is Status.REMOVED:
-            raise Refusal(410, "the workspace was removed")
         if workspace.status in DORMANT:
             told = {"status": "ok", "ignored": str(workspace.status), **_told(workspace)}
             await write(send, 200, told)
@@ -172,10 +170,7 @@ class Registry:
     async def register(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a registration."""
         body = storable(parse(await read(scope, receive, BODY_LIMIT)))
-        try:
-            said = parse_registration(body)
-        except BadBody as error:
-            raise Refusal(400, f"invalid request body: {error}") from None
+        said = parse_registration(body)
         _check_id(said.workspace_id)
         _check_boot(said.boot_id)
         if said.delivery_mode != "push":
@@ -248,8 +243,8 @@ class Registry:
 _HOW = "the operator makes a new one with POST /workspaces/{id}/tokens, for CONFIGS_DIR/.auth_token"
 
 
-def beat_of(body: object) -> Beat:
-    """Read a heartbeat.
+def beat_of(body: object, bearer: str | None = None) -> Beat:
+    """Read a heartbeat; ``bearer`` is the digest of what it came with.
 
     What a beat does not say is not taken back, as the existing runtime's partial beats need.
 
@@ -278,6 +273,7 @@ def beat_of(body: object) -> Beat:
         degraded=degraded,
         report={name: given[name] for name in _REPORTED if given.get(name) is not None},
         whole=complete and given.get("runtime_metadata") is not None,
+        bearer=bearer,
     )
 
 

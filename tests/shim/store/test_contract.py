@@ -594,6 +594,17 @@ async def test_beats_are_kept_whole_and_the_last_one_counts(store: Store) -> Non
     assert (other.status, other.max_concurrent) == (Status.DEGRADED, 3)
 
 
+async def test_a_beat_counts_only_with_its_workspaces_own_token(store: Store) -> None:
+    await online(store)
+    await online(store, "v", boot="c1")
+    await store.add_token("own", role=Role.WORKSPACE, workspace_id="w")
+    await store.add_token("other", role=Role.WORKSPACE, workspace_id="v")
+    await store.add_token("caller", role=Role.CALLER, workspace_id="w")
+    for bearer, counts in (("own", True), ("other", False), ("caller", False), ("none", False)):
+        beat = Beat(workspace_id="w", boot_id="b1", active_tasks=2, bearer=bearer)
+        assert ("w" in await store.beat([beat], now=9.0)) is counts
+
+
 async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Store) -> None:
     await online(store)
     whole = {"state": "serving", "capabilities": {"retry": True}}

@@ -83,6 +83,9 @@ class Beat:
     report: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = True
     """Otherwise members that the report does not have stay as they were."""
+    bearer: str | None = None
+    """The digest of the token it came with: it counts only if that is the workspace's own. ``None``: it
+    was looked at already."""
 
 
 class Heard(NamedTuple):

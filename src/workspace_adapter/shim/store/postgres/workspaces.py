@@ -16,16 +16,22 @@ from .part import DEPTH, LIVE, NOW, Part, among
 _WORKSPACES = "SELECT * FROM workspaces AS w JOIN vitals AS v ON v.workspace_id = w.id"
 
 _BEAT = f"""
-    WITH beat AS (
-        SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[], $7::text[],
-            $8::boolean[])
-        AS b (workspace_id, boot_id, active_tasks, max_concurrent, status, report, whole)
+    WITH lazily AS MATERIALIZED (
+        -- The next beat says it again: not worth a wait for the disk.
+        SELECT set_config('synchronous_commit', 'off', true)
+    ), beat AS (
+        SELECT b.* FROM lazily, unnest($2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[],
+            $7::text[], $8::boolean[], $10::text[])
+        AS b (workspace_id, boot_id, active_tasks, max_concurrent, status, report, whole, bearer)
     ), counted AS (
         SELECT beat.*, w.status AS was, w.secret,
             coalesce(beat.status, CASE w.status WHEN 'degraded' THEN w.status ELSE 'online' END) AS next
         FROM beat
         JOIN workspaces AS w ON w.id = beat.workspace_id AND w.boot_id IS NOT DISTINCT FROM beat.boot_id
-            AND w.status NOT IN {among(DORMANT)}
+            AND w.status NOT IN {among(DORMANT)} AND (beat.bearer IS NULL OR EXISTS (
+                SELECT FROM tokens AS t WHERE t.digest = beat.bearer AND t.role = 'workspace'
+                AND t.workspace_id = w.id
+            ))
         JOIN vitals AS v ON v.workspace_id = beat.workspace_id
         ORDER BY v.workspace_id FOR NO KEY UPDATE OF v
     ), turned AS (
@@ -219,29 +225,24 @@ class Workspaces(Part):
     async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, Heard]:
         last = list({beat.workspace_id: beat for beat in beats}.values())
 
-        async def take(connection: Any) -> list[asyncpg.Record]:
-            async with connection.transaction():
-                # The next beat says it again: not worth a wait for the disk.
-                await connection.execute("SET LOCAL synchronous_commit = off")
-                rows: list[asyncpg.Record] = await connection.fetch(
-                    _BEAT,
-                    now,
-                    [beat.workspace_id for beat in last],
-                    [beat.boot_id for beat in last],
-                    [beat.active_tasks for beat in last],
-                    [beat.max_concurrent for beat in last],
-                    [_REPORTED[beat.degraded] for beat in last],
-                    [json.dumps(beat.report) for beat in last],
-                    [beat.whole for beat in last],
-                    self._rules.depth_cap,
-                )
-                return rows
-
+        rows = await self._all(
+            _BEAT,
+            now,
+            [beat.workspace_id for beat in last],
+            [beat.boot_id for beat in last],
+            [beat.active_tasks for beat in last],
+            [beat.max_concurrent for beat in last],
+            [_REPORTED[beat.degraded] for beat in last],
+            [json.dumps(beat.report) for beat in last],
+            [beat.whole for beat in last],
+            self._rules.depth_cap,
+            [beat.bearer for beat in last],
+        )
         return {
             row["workspace_id"]: Heard(
                 min(row["waiting"], self._rules.depth_cap), row["max_concurrent"], row["secret"]
             )
-            for row in await self._run(take)
+            for row in rows
         }
 
     async def fell_silent(self, seconds: float, *, now: float | None = None) -> list[str]:

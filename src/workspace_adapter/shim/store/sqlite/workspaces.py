@@ -175,9 +175,12 @@ class Workspaces(Part):
             for beat in last.values():
                 row = transaction.one(
                     "SELECT status, secret FROM workspaces WHERE id = ? AND boot_id IS ? AND status NOT IN"
-                    f" {among(DORMANT)}",
+                    f" {among(DORMANT)} AND (? IS NULL OR EXISTS (SELECT 1 FROM tokens WHERE digest = ?"
+                    " AND role = 'workspace' AND workspace_id = workspaces.id))",
                     beat.workspace_id,
                     beat.boot_id,
+                    beat.bearer,
+                    beat.bearer,
                 )
                 if row is None:
                     continue

@@ -1,0 +1,154 @@
+"""What every request passes: who asks, how often, and what a refusal looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.types import Message as AsgiMessage
+from starlette.types import Scope
+
+from tests.shim.front import ADMIN, front
+from workspace_adapter.shim.body import read
+from workspace_adapter.shim.rates import Rates
+from workspace_adapter.shim.refusal import Refusal
+
+
+@pytest.mark.parametrize("prefix", ["webhook:", "system:", "test:", "channel:"])
+async def test_nobody_outside_speaks_as_the_platform(tmp_path: Path, prefix: str) -> None:
+    async with front(tmp_path) as shim:
+        await shim.register()
+        reply = await shim.call("POST", "/workspaces/w/a2a", {}, x_workspace_id=f"{prefix}cron")
+
+        assert (reply.status_code, bool(reply.json()["error"])) == (403, True)
+
+
+async def test_whose_bearer_it_is_is_who_asks(tmp_path: Path) -> None:
+    async with front(tmp_path, admin_token=ADMIN) as shim:
+        tokens = [
+            (await shim.call("POST", "/workspaces", {"id": name}, bearer=ADMIN)).json()["auth_token"]
+            for name in ("w", "v")
+        ]
+        at = "/workspaces/w/a2a"
+
+        assert (await shim.call("POST", at, {}, bearer=tokens[1], x_workspace_id="v")).status_code == 200
+        for claims in ({"bearer": tokens[1]}, {"bearer": ADMIN}, {"bearer": None}):
+            forged = await shim.call("POST", at, {}, bearer=claims["bearer"], x_workspace_id="w")
+            assert forged.status_code == 401
+
+
+async def test_a_bearer_of_another_scheme_is_refused(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        for authorization in ("Basic YTpi", "Bearer", "Bearer ", ADMIN):
+            reply = await shim.call("GET", "/workspaces", authorization=authorization)
+            assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
+
+
+async def test_without_an_admin_token_only_this_machine_is_served(tmp_path: Path) -> None:
+    """A page of somebody else's must not have a browser on this machine act as the operator."""
+    async with front(tmp_path) as shim:
+        for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}):
+            assert (await shim.call("GET", "/workspaces", **headers)).status_code == 403
+        for headers in (
+            {"host": "localhost:8080"},
+            {"host": "[::1]:8080"},
+            {"origin": "http://127.0.0.1:3000"},
+        ):
+            assert (await shim.call("GET", "/workspaces", **headers)).status_code == 200
+
+
+async def test_health_is_for_everybody(tmp_path: Path) -> None:
+    async with front(tmp_path, admin_token=ADMIN, rate_limit=1) as shim:
+        for _ in range(3):
+            assert (await shim.call("GET", "/healthz", host="a-balancer")).status_code == 200
+            assert (await shim.call("GET", "/readyz")).status_code == 200
+
+
+async def test_a_caller_that_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
+    async with front(tmp_path, rate_limit=2) as shim:
+        await shim.register()
+        token = (await shim.call("POST", "/tokens", {"name": "ann"})).json()["auth_token"]
+        codes = [
+            (await shim.call("POST", "/workspaces/w/a2a", {}, bearer=token)).status_code for _ in range(2)
+        ]
+        refused = await shim.call("POST", "/workspaces/w/a2a", {}, bearer=token)
+
+        assert codes == [200, 200]
+        assert refused.status_code == 429
+        assert refused.headers["x-ratelimit-limit"] == "2"
+        assert 1 <= int(refused.headers["retry-after"]) <= 30
+        assert refused.json()["retry_after"] == int(refused.headers["retry-after"])
+        assert (await shim.call("GET", "/workspaces")).status_code == 200, "another caller's count"
+
+
+async def test_registrations_and_heartbeats_are_not_counted(tmp_path: Path) -> None:
+    async with front(tmp_path, rate_limit=1) as shim:
+        token = (await shim.register()).json()["auth_token"]
+        assert [(await shim.beat(token)).status_code for _ in range(5)] == [200] * 5
+
+
+async def test_whoever_guesses_bearers_is_slowed_down(tmp_path: Path) -> None:
+    async with front(tmp_path, admin_token=ADMIN, rate_limit=3) as shim:
+        codes = [(await shim.call("GET", "/workspaces", bearer=f"guess-{n}")).status_code for n in range(5)]
+
+    assert codes == [401, 401, 401, 429, 429]
+
+
+def test_a_bucket_fills_as_time_passes_and_no_higher() -> None:
+    rates = Rates(60)
+    assert [rates.take("a", 0.0) for _ in range(60)] == [0.0] * 60
+    assert rates.take("a", 0.0) == pytest.approx(1.0)
+    assert rates.take("a", 1.0) == 0.0
+    assert rates.take("a", 1.5) == pytest.approx(0.5)
+    assert rates.take("b", 1.5) == 0.0
+    assert [rates.take("a", 1e6) for _ in range(61)].count(0.0) == 60
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("PUT", "/workspaces", 405),
+        ("GET", "/registry/heartbeat", 405),
+        ("GET", "/workspaces/w/", 404),
+        ("GET", "/workspaces/W", 404),
+        ("GET", "/workspaces/w%00", 404),
+    ],
+)
+async def test_every_refusal_is_json_that_says_something(
+    tmp_path: Path, method: str, path: str, status: int
+) -> None:
+    async with front(tmp_path) as shim:
+        reply = await shim.call(method, path)
+
+        assert reply.status_code == status
+        assert reply.headers["content-type"] == "application/json"
+        assert reply.json()["error"]
+
+
+async def test_a_store_that_is_away_is_said_with_when_to_ask_again(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token = (await shim.register()).json()["auth_token"]
+
+        await shim.store.__aexit__(None, None, None)
+        for reply in (await shim.beat(token), await shim.call("GET", "/workspaces", bearer="x")):
+            assert reply.status_code == 503
+            assert reply.headers["retry-after"]
+            assert "Nothing was acknowledged" in reply.json()["error"]
+
+
+async def test_a_body_is_read_to_its_limit_and_no_further() -> None:
+    sent = [b"a" * 10] * 100
+    scope: Scope = {"type": "http", "headers": []}
+
+    async def receive() -> AsgiMessage:
+        return {"type": "http.request", "body": sent.pop(), "more_body": bool(sent)}
+
+    with pytest.raises(Refusal) as refused:
+        await read(scope, receive, 55)
+    assert (refused.value.status, refused.value.body["max_bytes"]) == (413, 55)
+    assert len(sent) == 94
+
+    with pytest.raises(Refusal):
+        await read({"type": "http", "headers": [(b"content-length", b"56")]}, receive, 55)
+    assert len(sent) == 94, "nothing of it was read"
