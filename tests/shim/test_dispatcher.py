@@ -396,6 +396,76 @@ async def test_a_workspace_that_cannot_be_reached_is_suspected(platform: Platfor
     assert item.last_error.startswith("the workspace could not be reached (ClientConnectorError")
 
 
+async def test_defect_6_who_waits_for_a_message_is_told_that_it_was_given_up(
+    platform: Platform, make: Make
+) -> None:
+    workspace = await make(accepted)
+    await platform.workspace("w", workspace.url)
+    ended: list[int] = []
+    platform.store.on_ended = ended.append
+    async with platform.running():
+        item = await platform.ended(await platform.send("w", "hello"))
+        assert item.state is State.FAILED
+        assert ended == [item.id]
+        workspace.script = echo
+        assert await platform.store.replay(item.id)
+        item = await platform.when(item.id, lambda item: item.state is State.COMPLETED)
+    assert answer_of(item) == "hello"
+
+
+async def test_a_message_that_waited_long_is_not_given_up_at_its_first_failure(
+    platform: Platform, make: Make
+) -> None:
+    workspace = await make(gateway)
+    await platform.workspace("w", workspace.url)
+    message = Message(workspace_id="w", turn_key="old", content_hash="h", body=envelope("old"))
+    item_id = (await platform.store.enqueue(message, now=time.time() - 86400)).id
+    async with platform.running():
+        await platform.when(item_id, lambda item: item.strikes == 1)
+        workspace.script = echo
+        assert (await platform.ended(item_id)).state is State.COMPLETED
+
+
+async def test_defect_10_the_reason_of_a_drop_is_kept(platform: Platform) -> None:
+    await platform.workspace("w", "http://127.0.0.1:1")
+    item_id = await platform.send("w", "hello")
+    assert (await platform.item(item_id)).last_error is None
+    assert await platform.store.drop(item_id, "older than an hour")
+    assert (await platform.item(item_id)).last_error == "older than an hour"
+
+
+# --- what rings for nothing -----------------------------------------------------------------
+
+
+async def test_a_ring_for_nothing_does_nothing(platform: Platform, make: Make) -> None:
+    workspace = await make(echo)
+    await platform.workspace("w", workspace.url)
+    async with platform.running(sweep=60.0) as dispatcher:
+        for _ in range(1000):
+            dispatcher.ring("w")
+            dispatcher.ring("nobody")
+        await platform.ended(await platform.send("w", "hello"))
+    assert len(workspace.requests) == 1
+
+
+async def test_a_claim_that_fails_is_made_up_for_by_the_sweep(platform: Platform, make: Make) -> None:
+    failed: list[str] = []
+
+    class Failing(SqliteStore):
+        async def claim(self, workspace_id: str, owner: str, **more: object) -> list[Lease]:
+            if len(failed) < 3:
+                failed.append(workspace_id)
+                raise StoreUnavailable("it is down")
+            return await super().claim(workspace_id, owner, **more)  # type: ignore[arg-type]
+
+    workspace = await make(echo)
+    await platform.workspace("w", workspace.url)
+    platform.store.__class__ = Failing
+    async with platform.running():
+        assert (await platform.ended(await platform.send("w", "hello"))).attempt == 1
+    assert failed == ["w", "w", "w"]
+
+
 # --- restarts -----------------------------------------------------------------------------
 
 
@@ -436,6 +506,17 @@ async def test_what_a_restart_cuts_goes_again_after_it_without_a_strike(
         item = await platform.ended(item_id)
     assert (item.state, item.strikes) == (State.COMPLETED, 0)
     assert platform.suspected == []
+
+
+async def test_a_workspace_that_moved_is_called_where_it_is_now(platform: Platform, make: Make) -> None:
+    before, after = await make(reset), await make(echo)
+    await platform.workspace("w", before.url)
+    async with platform.running():
+        item_id = await platform.send("w", "hello")
+        await platform.when(item_id, lambda item: item.strikes == 1)
+        await platform.store.register("w", url=after.url, boot_id="next")
+        await platform.ended(item_id)
+    assert after.texts == ["hello"]
 
 
 # --- leases -------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from tests.shim.conftest import RULES
 from tests.shim.scripted import until
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.queueing import State, Verdict
+from workspace_adapter.settings import Settings
+from workspace_adapter.shim.settings import ShimSettings
 from workspace_adapter.shim.store.contract import Beat, Message, Settlement, Status
 from workspace_adapter.shim.store.sqlite import SqliteStore
 from workspace_adapter.shim.sweeper import Sweeper
@@ -177,3 +179,8 @@ async def test_two_that_sweep_at_once_do_what_one_does(sqlite: SqliteStore) -> N
         for item_id in expiring:
             await becomes(sqlite, item_id, State.EXPIRED)
     assert sorted(ended) == expiring
+
+
+def test_defect_12_a_workspace_that_beats_as_ours_do_may_miss_two_beats() -> None:
+    ours = Settings.from_env({"WORKSPACE_ID": "w"}).heartbeat_interval
+    assert ShimSettings.from_env({}).offline_after >= 3 * ours

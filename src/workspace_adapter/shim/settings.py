@@ -168,6 +168,13 @@ class ShimSettings:
         default=1800.0,
         unit="seconds",
     )
+    dispatches: int = setting(
+        "SHIM_DISPATCHES",
+        integer(1),
+        "Messages that one replica has sent at once and waits for; no workspace may have more of them than"
+        " are still free.",
+        default=1000,
+    )
     sweep_interval: float = setting(
         "SHIM_SWEEP_INTERVAL",
         seconds(0.01),
