@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from tests.shim.hand import Hand
 from workspace_adapter.queueing import Rules
 from workspace_adapter.shim.address import Addresses
 from workspace_adapter.shim.app import create_routes
@@ -101,7 +102,7 @@ async def front(
             rings=rung.append,
             registered=registered.append,
         )
-        operator = Operator(kept, identity, provisioners=("process",), ring=rung.append)
+        operator = Operator(kept, identity, provisioners={"process": Hand()}, ring=rung.append)
         routes = create_routes(registry=registry, operator=operator, door=door, further=[], ready=ready)
         edge = Edge(routes, identity=identity, rates=Rates(rate_limit))
         rooms.start_soon(registry.run)

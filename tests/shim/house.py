@@ -117,7 +117,7 @@ async def house(
                 registry=Registry(
                     store, vet=_all, open=True, rings=dispatcher.ring, registered=dispatcher.ring
                 ),
-                operator=Operator(store, Identity(store.tokens, None), provisioners=(), ring=ring),
+                operator=Operator(store, Identity(store.tokens, None), provisioners={}, ring=ring),
                 door=door,
                 further=[],
                 ready=health,

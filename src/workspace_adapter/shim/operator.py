@@ -12,6 +12,8 @@ import anyio
 
 from ..queueing import State
 from .identity import CALLER_NAME, WORKSPACE_ID, Caller, Identity, mint
+from .provisioners.contract import Provisioner
+from .provisioners.external import ExternalProvisioner
 from .refusal import Refusal
 from .store.contract import Aim, Cycle, Item, Role, Status, Step, Store, Token, Workspace
 from .teller import without_stream
@@ -43,7 +45,7 @@ class Operator:
     """What an operator may do.
 
     Args:
-        provisioners: the names of those there are.
+        provisioners: by name; ``external`` is always there.
         ring: told of a workspace whose queue somebody changed.
     """
 
@@ -52,12 +54,12 @@ class Operator:
         store: Store,
         identity: Identity,
         *,
-        provisioners: Collection[str],
+        provisioners: Mapping[str, Provisioner],
         ring: Callable[[str], None],
     ) -> None:
         self._store = store
         self._identity = identity
-        self._provisioners = {EXTERNAL, *provisioners}
+        self._provisioners: Mapping[str, Provisioner] = {EXTERNAL: ExternalProvisioner(), **provisioners}
         self._ring = ring
 
     # --- workspaces -------------------------------------------------------------------
@@ -94,6 +96,8 @@ class Operator:
         spec = given.get("spec", {})
         if not isinstance(spec, dict):
             raise Refusal(400, "spec must be an object")
+        if problems := self._provisioners[provisioner].problems(spec):
+            raise Refusal(400, "; ".join(problems))
         secret = secrets.token_urlsafe(32)
         if not await self._store.create_workspace(
             workspace_id, max_concurrent=most, provisioner=provisioner, spec=spec, secret=secret

@@ -389,14 +389,13 @@ class Restarts:
         return _failed(why)
 
     def _tell(self, cycle: Cycle) -> None:
-        what = f"{cycle.aim} of workspace {cycle.workspace_id}"
-        outcome = cycle.notes.get("because")
+        told = (cycle.workspace_id, cycle.aim, cycle.notes.get("because"))
         if cycle.step is Step.FAILED:
-            logger.error("the %s failed: %s", what, outcome, extra=_ids(cycle))
+            logger.error("workspace %s: %s failed: %s", *told, extra=_ids(cycle))
             if cycle.aim in _STARTS:
                 self._suspect(cycle.workspace_id)
         else:
-            logger.info("the %s is over: %s", what, outcome, extra=_ids(cycle))
+            logger.info("workspace %s: %s done: %s", *told, extra=_ids(cycle))
 
 
 _STARTS: Collection[Aim] = frozenset({Aim.RESTART, Aim.REVIVE, Aim.RESUME})

@@ -7,7 +7,7 @@ import logging
 import secrets
 import signal
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,22 @@ from ..settings import effective
 from .activity import Activities
 from .address import Addresses
 from .app import create_routes
+from .deaths import Deaths
 from .delegations import Delegations
 from .dispatcher import Dispatcher
 from .door import Door
 from .edge import HEALTH, Edge
-from .identity import Identity
+from .identity import Identity, mint
 from .operator import Operator
 from .protocol import Protocol
+from .provisioners.command import CommandProvisioner
+from .provisioners.contract import Provisioner
+from .provisioners.docker import DockerProvisioner
+from .provisioners.process import ProcessProvisioner
 from .rates import Rates
 from .refusal import write
 from .registry import Registry
+from .restart import Restarts, Times
 from .settings import ShimSettings
 from .store.contract import Store
 from .sweeper import Sweeper
@@ -89,8 +95,9 @@ class Front:
 class Shim:
     """One life of the half on the platform."""
 
-    def __init__(self, settings: ShimSettings, listener: socket.socket) -> None:
+    def __init__(self, settings: ShimSettings, listener: socket.socket, environ: Mapping[str, str]) -> None:
         self._settings = settings
+        self._environ = environ
         self._listener = listener
         host, port = listener.getsockname()[:2]
         self._url = settings.url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -167,14 +174,34 @@ class Shim:
             ) as upstream,
             anyio.create_task_group() as rooms,
         ):
-            dispatcher = Dispatcher(store, upstream, owner=self._boot_id, rules=settings.rules)
-            store.on_due = dispatcher.ring
+            provisioners = self._provisioners()
+            deaths = Deaths(store, provisioners)
+            dispatcher = Dispatcher(
+                store, upstream, owner=self._boot_id, rules=settings.rules, suspect=deaths.suspect
+            )
+            restarts = Restarts(
+                store,
+                upstream,
+                provisioners,
+                owner=self._boot_id,
+                mint=mint,
+                environ=self._environ,
+                platform_url=self._url,
+                times=Times(
+                    drain=settings.drain_seconds,
+                    grace=settings.stop_grace,
+                    start=settings.start_timeout,
+                    renewal=settings.renewal,
+                ),
+                suspect=deaths.suspect,
+            )
+            store.on_due, store.on_cycle = dispatcher.ring, restarts.ring
             registry = Registry(
                 store,
                 vet=addresses.vet,
                 open=identity.open,
                 rings=dispatcher.ring,
-                registered=lambda _: None,
+                registered=restarts.heard,
             )
 
             async def nothing() -> None: ...
@@ -183,10 +210,11 @@ class Shim:
                 store,
                 ring=dispatcher.ring,
                 stranded=nothing,
+                silent=deaths.suspect,
                 interval=settings.sweep_interval,
                 offline_after=settings.offline_after,
             )
-            operator = Operator(store, identity, provisioners=(), ring=dispatcher.ring)
+            operator = Operator(store, identity, provisioners=provisioners, ring=dispatcher.ring)
 
             async def ready(request: Request) -> Response:
                 return await self._ready(store)
@@ -205,7 +233,7 @@ class Shim:
                 further=[*activities.routes(), *delegations.routes()],
                 ready=ready,
             )
-            for room in (dispatcher, registry, waiters):
+            for room in (dispatcher, registry, waiters, restarts, deaths):
                 rooms.start_soon(room.run)
             self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
             logger.info("open: %s", self._url)
@@ -215,6 +243,16 @@ class Shim:
             waiters.stop()
             await server.end()
             rooms.cancel_scope.cancel()
+
+    def _provisioners(self) -> Mapping[str, Provisioner]:
+        settings = self._settings
+        found: dict[str, Provisioner] = {
+            "process": ProcessProvisioner(Path(settings.directory, "workspaces"), environ=self._environ),
+            "docker": DockerProvisioner(settings.docker_host, network=settings.docker_network),
+        }
+        if settings.provisioner_command is not None:
+            found["command"] = CommandProvisioner(settings.provisioner_command, environ=self._environ)
+        return found
 
     async def _ready(self, store: Store) -> Response:
         """Say whether requests are served: that is, whether the store answers."""
@@ -274,7 +312,7 @@ def serve(settings: ShimSettings, listener: socket.socket, environ: MutableMappi
     announce(settings)
     code = 0
     try:
-        anyio.run(_run, settings, listener, backend_options={"use_uvloop": True})
+        anyio.run(_run, settings, listener, environ, backend_options={"use_uvloop": True})
     except* StateDirError as group:
         code = _log_all(group, 2)
     except* StoreError as group:
@@ -282,8 +320,8 @@ def serve(settings: ShimSettings, listener: socket.socket, environ: MutableMappi
     return code
 
 
-async def _run(settings: ShimSettings, listener: socket.socket) -> None:
-    await Shim(settings, listener).run()
+async def _run(settings: ShimSettings, listener: socket.socket, environ: Mapping[str, str]) -> None:
+    await Shim(settings, listener, environ).run()
 
 
 def _log_all(group: BaseExceptionGroup[Any], code: int) -> int:

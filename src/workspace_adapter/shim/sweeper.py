@@ -31,6 +31,7 @@ class Sweeper:
     Args:
         ring: told of each workspace that may have something to send.
         stranded: looks at what waits for workspaces to which nothing can be sent.
+        silent: told of a workspace that fell silent.
         interval: seconds between two sweeps.
         offline_after: seconds of silence after which a workspace counts as offline. One that never beat
             is provisioning, or beats to nobody.
@@ -43,6 +44,7 @@ class Sweeper:
         *,
         ring: Callable[[str], None],
         stranded: Callable[[], Awaitable[None]],
+        silent: Callable[[str], None] = lambda _: None,
         interval: float = 1.0,
         offline_after: float = 30.0,
         jitter: Callable[[], float] = random.random,
@@ -50,6 +52,7 @@ class Sweeper:
         self._store = store
         self._ring = ring
         self._stranded = stranded
+        self._silent = silent
         self._interval = interval
         self._offline_after = offline_after
         self._jitter = jitter
@@ -109,3 +112,4 @@ class Sweeper:
                 workspace_id,
                 self._offline_after,
             )
+            self._silent(workspace_id)

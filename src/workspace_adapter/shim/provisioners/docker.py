@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import aiodocker
 import aiohttp
 import anyio
 
@@ -164,6 +163,8 @@ class DockerProvisioner:
     async def _engine(
         self, workspace: Workspace, what: str, *, limit: float = _LIMIT
     ) -> AsyncIterator[Any]:  # not all of it has types
+        import aiodocker  # most shims start no container
+
         try:
             with anyio.fail_after(limit):
                 async with aiodocker.Docker(url=self._host) as docker:
@@ -189,6 +190,8 @@ def _volumes(workspace: Workspace) -> dict[str, str]:
 
 async def _known(question: Awaitable[T]) -> T | None:
     """Return what the engine answers; ``None``: it knows no such thing."""
+    import aiodocker
+
     try:
         return await question
     except aiodocker.DockerError as error:
