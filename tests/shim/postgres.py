@@ -56,18 +56,24 @@ class Postgres:
                 command, stdout=log, stderr=log, start_new_session=True, **self._as
             )
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._child.poll() is None:
             lines = _lines(self.folder / "data" / "postmaster.pid")
             if lines[:1] == [str(self._child.pid)] and lines[-1].strip() == "ready":
                 return
             time.sleep(0.02)
-        raise AssertionError("PostgreSQL did not start")
+        raise AssertionError("PostgreSQL did not start:\n" + "\n".join(_lines(Path(log.name))[-5:]))
 
     def kill(self) -> None:
         """End it as a lost power supply would, all its processes at once."""
         assert self._child is not None
-        os.killpg(self._child.pid, signal.SIGKILL)
+        server = self._child.pid
+        self._child.send_signal(signal.SIGSTOP)  # it starts no more of them, and ends none itself
+        workers = [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
+        for pid in (*workers, server):  # each worker has a session of its own
+            os.kill(pid, signal.SIGKILL)
         self._child.wait()
+        while any(_runs(pid) for pid in workers):  # it would not start beside one
+            time.sleep(0.005)
 
     def stop(self) -> None:
         """End it, and remove what it left."""
@@ -88,6 +94,13 @@ def _lines(file: Path) -> list[str]:
         return file.read_text().splitlines()
     except FileNotFoundError:
         return []
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _known(user: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import anyio
 import asyncpg
+
+T = TypeVar("T")
 
 
 class Connections:
@@ -25,20 +26,20 @@ class Connections:
         self._slots = anyio.Semaphore(most, fast_acquire=True)
         self._idle: list[Any] = []
 
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[Any]:
-        """Have one to oneself; one that was left in the middle of something is not used again."""
+    async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Do something on one that nobody else has meanwhile."""
         async with self._slots:
             connection = await self._take()
             try:
-                yield connection
-            except Exception:
-                self._give(connection)
+                return await work(connection)
+            except anyio.get_cancelled_exc_class():
+                connection.terminate()  # it is in the middle of something
                 raise
-            except BaseException:
-                connection.terminate()
-                raise
-            self._give(connection)
+            finally:
+                if connection.is_closed():
+                    connection.terminate()  # asyncpg may have forgotten half of it
+                else:
+                    self._idle.append(connection)
 
     async def close(self) -> None:
         """Close those that nobody has."""
@@ -54,9 +55,3 @@ class Connections:
         return await asyncpg.connect(
             self._url, timeout=self._timeout, command_timeout=30, server_settings=self._settings
         )
-
-    def _give(self, connection: Any) -> None:
-        if connection.is_closed():
-            connection.terminate()  # asyncpg may have forgotten half of it
-        else:
-            self._idle.append(connection)

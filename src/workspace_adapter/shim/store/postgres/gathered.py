@@ -31,6 +31,7 @@ class Gathered(Generic[A, B]):
         self._tasks = tasks
         self._most = most
         self._free = lanes
+        self._crowded = True
         self._waiting: list[tuple[A, asyncio.Future[B]]] = []
 
     async def __call__(self, request: A) -> B:
@@ -40,7 +41,8 @@ class Gathered(Generic[A, B]):
         if self._free:
             self._free -= 1
             with anyio.CancelScope(shield=True):
-                await asyncio.sleep(0)  # whoever comes at the same time goes along
+                if self._crowded:
+                    await asyncio.sleep(0)  # whoever comes at the same time goes along
                 await self._next()
         return await future
 
@@ -48,6 +50,7 @@ class Gathered(Generic[A, B]):
         batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
         try:
             if batch:
+                self._crowded = len(batch) > 1
                 self._tell(batch, await self._send([request for request, _ in batch]))
         except StoreUnavailable as error:
             self._tell(batch, [error] * len(batch))

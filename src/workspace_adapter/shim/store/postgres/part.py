@@ -52,14 +52,15 @@ class Part:
         Raises:
             StoreUnavailable: it stayed away.
         """
-        deadline = anyio.current_time() + self._patience
+        deadline: float | None = None
         while True:
             try:
-                async with self._connections.one() as connection:
-                    return await work(connection)
+                return await self._connections.run(work)
             except asyncpg.DataError:
                 raise
             except PASSING as error:
+                if deadline is None:
+                    deadline = anyio.current_time() + self._patience
                 if anyio.current_time() > deadline:
                     raise unavailable(error) from error
             except asyncpg.PostgresError as error:

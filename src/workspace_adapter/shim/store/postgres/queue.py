@@ -7,8 +7,9 @@ statement. Each is safe to repeat, so one whose connection was cut is.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import anyio
@@ -55,7 +56,7 @@ _ENQUEUE_ONE = f"""
     SELECT w.id, $3, $4, $5, $6, $7, $8::int, $9, 'queued', {NOW} - $8::int * $12::float8, {NOW},
         {NOW} + $10::float8, $11
     FROM workspaces AS w WHERE w.id = $2 AND w.status <> 'removed'
-    ON CONFLICT (workspace_id, turn_key) DO NOTHING RETURNING id, workspace_id, turn_key
+    ON CONFLICT (workspace_id, turn_key) DO NOTHING RETURNING id
 """
 """The same for one message that there is room for: most, and less than half the work."""
 
@@ -174,23 +175,22 @@ class _Room:
         self._cap = cap
         self._left: dict[str, tuple[int, float]] = {}
 
-    def ask(self, wanted: Mapping[str, int]) -> list[str]:
-        """Return the workspaces whose depth has to be counted, and take the room of the others."""
-        now = anyio.current_time()
-        if len(self._left) > 10_000:
-            self._left.clear()
-        counted = []
-        for workspace_id, number in wanted.items():
-            left, until = self._left.get(workspace_id, (0, 0.0))
-            if left >= number and now < until:
-                self._left[workspace_id] = (left - number, until)
-            else:
-                counted.append(workspace_id)
-        return counted
+    def take(self, workspace_id: str, number: int = 1) -> bool:
+        """Take room that is known; return ``False`` where the depth has to be counted."""
+        left, until = self._left.get(workspace_id, _NO_ROOM)
+        if left < number or time.monotonic() >= until:
+            return False
+        self._left[workspace_id] = (left - number, until)
+        return True
 
     def told(self, workspace_id: str, depth: int) -> None:
         """Take a count."""
-        self._left[workspace_id] = ((self._cap - depth) // 8, anyio.current_time() + 5.0)
+        if len(self._left) > 10_000:
+            self._left.clear()
+        self._left[workspace_id] = ((self._cap - depth) // 8, time.monotonic() + 5.0)
+
+
+_NO_ROOM = (0, 0.0)
 
 
 class Queue(Part):
@@ -217,26 +217,15 @@ class Queue(Part):
     async def _insert(
         self, connection: Any, sent: Sequence[tuple[Message, float | None]]
     ) -> Sequence[Enqueued | Exception]:
-        messages = [message for message, _ in sent]
-        counted = self._room.ask(Counter(message.workspace_id for message in messages))
-        if len(messages) == 1 and not counted:
-            rows = await self._insert_one(connection, *sent[0])
+        results: list[Enqueued | None]
+        if len(sent) == 1 and self._room.take(sent[0][0].workspace_id):
+            results = [await self._insert_one(connection, *sent[0])]
         else:
-            rows = await self._insert_all(connection, sent, counted)
-        for row in rows:
-            if row["workspace_id"] in counted:
-                self._room.told(row["workspace_id"], row["depth"])
-        made = {(row["workspace_id"], row["turn_key"]): row["id"] for row in rows}
-        self._tell(due={workspace_id for workspace_id, _ in made})
-        results: list[Enqueued | Exception | None] = []
-        for message in messages:
-            item_id = made.pop((message.workspace_id, message.turn_key), None)
-            results.append(
-                None if item_id is None else Enqueued(id=item_id, state=State.QUEUED, joined=False)
-            )
-        others = [message for message, result in zip(messages, results, strict=True) if result is None]
-        if not others:
-            return [result for result in results if result is not None]
+            results = await self._insert_all(connection, sent)
+        made = [result for result in results if result is not None]
+        if len(made) == len(sent):
+            return made
+        others = [message for (message, _), result in zip(sent, results, strict=True) if result is None]
         known = await connection.fetch(
             _KNOWN,
             [message.workspace_id for message in others],
@@ -250,8 +239,8 @@ class Queue(Part):
             for (message, now), result in zip(sent, results, strict=True)
         ]
 
-    async def _insert_one(self, connection: Any, message: Message, now: float | None) -> list[asyncpg.Record]:
-        rows: list[asyncpg.Record] = await connection.fetch(
+    async def _insert_one(self, connection: Any, message: Message, now: float | None) -> Enqueued | None:
+        item_id: int | None = await connection.fetchval(
             _ENQUEUE_ONE,
             now,
             message.workspace_id,
@@ -261,18 +250,26 @@ class Queue(Part):
             message.caller,
             message.method,
             message.priority,
-            json.dumps(dict(message.headers)),
+            _headers(message),
             message.expires_in,
             message.body,
             self._rules.priority_weight,
         )
-        return rows
+        if item_id is None:
+            return None
+        self._tell(due=(message.workspace_id,))
+        return Enqueued(id=item_id, state=State.QUEUED, joined=False)
 
     async def _insert_all(
-        self, connection: Any, sent: Sequence[tuple[Message, float | None]], counted: Sequence[str]
-    ) -> list[asyncpg.Record]:
+        self, connection: Any, sent: Sequence[tuple[Message, float | None]]
+    ) -> list[Enqueued | None]:
         messages = [message for message, _ in sent]
-        rows: list[asyncpg.Record] = await connection.fetch(
+        counted = [
+            workspace_id
+            for workspace_id, number in Counter(message.workspace_id for message in messages).items()
+            if not self._room.take(workspace_id, number)
+        ]
+        rows = await connection.fetch(
             _ENQUEUE,
             [now for _, now in sent],
             [message.workspace_id for message in messages],
@@ -282,14 +279,25 @@ class Queue(Part):
             [message.caller for message in messages],
             [message.method for message in messages],
             [message.priority for message in messages],
-            [json.dumps(dict(message.headers)) for message in messages],
+            [_headers(message) for message in messages],
             [message.expires_in for message in messages],
             [message.body for message in messages],
             self._rules.depth_cap,
             self._rules.priority_weight,
             counted,
         )
-        return rows
+        made = {(row["workspace_id"], row["turn_key"]): row["id"] for row in rows}
+        for workspace_id, depth in {row["workspace_id"]: row["depth"] for row in rows}.items():
+            if workspace_id in counted:
+                self._room.told(workspace_id, depth)
+        self._tell(due={workspace_id for workspace_id, _ in made})
+        results: list[Enqueued | None] = []
+        for message in messages:
+            item_id = made.pop((message.workspace_id, message.turn_key), None)
+            results.append(
+                None if item_id is None else Enqueued(id=item_id, state=State.QUEUED, joined=False)
+            )
+        return results
 
     async def _join(
         self, connection: Any, message: Message, known: asyncpg.Record, now: float | None
@@ -551,7 +559,7 @@ class Queue(Part):
             self._rules.retention,
             most,
         )
-        for table, key, time, old in (
+        for table, key, when, old in (
             ("cycles", "id", "ended_at", "ended_at IS NOT NULL"),
             ("activity", "seq", "created_at", "true"),
             ("delegations", "id", "updated_at", _ITEM_GONE),
@@ -559,8 +567,8 @@ class Queue(Part):
             await self._all(
                 f"""
                 DELETE FROM {table} WHERE {key} IN (
-                    SELECT {key} FROM {table} WHERE {time} <= {NOW} - $2::float8 AND {old}
-                    ORDER BY {time} LIMIT $3 FOR UPDATE SKIP LOCKED
+                    SELECT {key} FROM {table} WHERE {when} <= {NOW} - $2::float8 AND {old}
+                    ORDER BY {when} LIMIT $3 FOR UPDATE SKIP LOCKED
                 )
                 """,
                 now,
@@ -571,6 +579,10 @@ class Queue(Part):
 
 
 _ITEM_GONE = "NOT EXISTS (SELECT FROM a2a_queue WHERE a2a_queue.id = item_id)"
+
+
+def _headers(message: Message) -> str:
+    return json.dumps(dict(message.headers)) if message.headers else "{}"
 
 
 def _lease(row: asyncpg.Record) -> Lease:

@@ -30,7 +30,7 @@ PASSING = (
 PAUSE = 0.1
 """Seconds between two tries."""
 
-GAP = 0.005
+GAP = 0.01
 """Seconds for which words are gathered after some were said: what comes in a rush goes together."""
 
 PULSE = 10.0
