@@ -14,6 +14,7 @@ ROWS = (
     "boot",
     "stop",
     "beat",
+    "beats",
     "memory",
     "resumed",
     "container",
