@@ -1,8 +1,9 @@
-"""uvicorn's fast parser, with limits it does not have: on the size of a request's head, and on its time."""
+"""uvicorn's fast parser, with what it lacks: limits on a request's head, and answers in one piece."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -11,6 +12,40 @@ _HEAD_LIMIT = 64 << 10
 
 _HEAD_TIME = 20.0
 """Seconds that they may take to come; as long, a new connection may be silent."""
+
+
+class _InOnePiece:
+    """A transport that keeps the head of an answer back for the body that mostly follows at once.
+
+    Otherwise each is a system call and a packet of its own.
+    """
+
+    def __init__(self, transport: Any, soon: Callable[[Callable[[], None]], object]) -> None:
+        self._transport = transport
+        self._soon = soon
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._soon(self._flush)  # nothing followed: a stream
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Protocol(HttpToolsProtocol):
@@ -24,6 +59,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.transport = cast(Any, _InOnePiece(transport, self.loop.call_soon))
         self._late = self.loop.call_later(_HEAD_TIME, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -34,7 +34,7 @@ BODY_LIMIT = 1 << 20
 _MOST = 5_000
 """Heartbeats that may wait for one write."""
 
-_GAP = 0.005
+_GAP = 0.01
 """Seconds between two writes of heartbeats, at least."""
 
 _SICK, _WELL = 0.5, 0.1
