@@ -83,18 +83,18 @@ _REQUEUE = f"""
     SELECT workspace_id FROM requeued
 """
 
-_SETTLE = """
+_SETTLE = f"""
     WITH said AS (
         SELECT s.*, coalesce(now, extract(epoch FROM statement_timestamp())::float8) AS at
         FROM unnest($1::float8[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::boolean[],
-            $7::boolean[], $8::float8[], $9::boolean[], $10::text[], $11::int[], $12::bytea[])
-        AS s (now, id, attempt, owner, state, strike, taken, wait, ended, because, answer_status, answer)
+            $7::boolean[], $8::float8[], $9::text[], $10::int[], $11::bytea[])
+        AS s (now, id, attempt, owner, state, strike, taken, wait, because, answer_status, answer)
     ), settled AS (
         UPDATE a2a_queue AS q SET state = said.state, strikes = q.strikes + said.strike::int, lapses = 0,
             taken = q.taken OR said.taken,
             expires_at = CASE WHEN said.taken THEN NULL ELSE q.expires_at END,
             due_at = CASE WHEN said.state = 'delayed' THEN said.at + said.wait END,
-            ended_at = CASE WHEN said.ended THEN said.at END,
+            ended_at = CASE WHEN said.state NOT IN {among(WAITING)} THEN said.at END,
             last_error = said.because,
             body = CASE WHEN said.state = 'completed' THEN NULL ELSE q.body END,
             answer_status = said.answer_status, answer = said.answer
@@ -157,6 +157,11 @@ _STRANDED = f"""
     ) AS found
     WHERE w.status NOT IN {among(REACHABLE)} AND found.waiting > 0 ORDER BY w.id
 """
+
+_LEASE = (
+    "id, attempt, lease_owner, workspace_id, turn_key, context_id, caller, method, body, headers, strikes,"
+    " lapses, taken, enqueued_at, cursor"
+)
 
 _ITEM = (
     "id, workspace_id, turn_key, context_id, caller, method, priority, state, attempt, strikes, lapses,"
@@ -350,7 +355,7 @@ class Queue(Part):
                 )
             tried = True
             rows: list[asyncpg.Record] = await connection.fetch(
-                f"SELECT * FROM claim($2, $3, {NOW}, $4, $5, $6) ORDER BY order_key, id",
+                f"SELECT {_LEASE} FROM claim($2, $3, {NOW}, $4, $5, $6) ORDER BY order_key, id",
                 now,
                 workspace_id,
                 owner,
@@ -417,11 +422,10 @@ class Queue(Part):
                 [lease.id for lease in leases],
                 [lease.attempt for lease in leases],
                 [lease.owner for lease in leases],
-                [str(verdict.state) for verdict in verdicts],
+                [verdict.state for verdict in verdicts],
                 [verdict.strike for verdict in verdicts],
                 [verdict.taken for verdict in verdicts],
                 [verdict.wait for verdict in verdicts],
-                [verdict.state in ENDED for verdict in verdicts],
                 [None if v.state is State.COMPLETED else v.because for v in verdicts],
                 [None if answer is None else answer.status for answer in answers],
                 [None if answer is None else answer.body for answer in answers],
@@ -596,7 +600,7 @@ def _lease(row: asyncpg.Record) -> Lease:
         caller=row["caller"],
         method=row["method"],
         body=row["body"],
-        headers=json.loads(row["headers"]),
+        headers={} if row["headers"] == "{}" else json.loads(row["headers"]),
         strikes=row["strikes"],
         lapses=row["lapses"],
         taken=row["taken"],
