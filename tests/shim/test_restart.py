@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from tests.shim.hand import Hand
+from tests.shim.runner import RULES
 from tests.shim.scripted import Exchange, Scripted, scripted
 from workspace_adapter.shim import restart
 from workspace_adapter.shim.address import Addresses
@@ -519,3 +523,31 @@ async def test_a_shim_that_is_stopped_leaves_its_cycle_to_the_next(sqlite: Sqlit
         with anyio.fail_after(1.5):  # before its lease would have lapsed
             finished = await house.over(cycle)
     assert (finished.step, finished.attempt) == (Step.DONE, 2)
+
+
+MOVES = (Step.SIGNAL, Step.STOP, Step.START, Step.WAIT, Step.DONE)
+
+
+async def test_defect_17_whatever_step_the_shim_dies_in_another_finishes_it(tmp_path: Path) -> None:
+    """One restart, and a SIGKILL before and after the write of each of its steps."""
+    async with SqliteStore(tmp_path / "shim.sqlite", RULES) as store:
+        await store.create_workspace("w", provisioner="hand")
+        await store.register("w", url="http://127.0.0.1:1", boot_id="boot-0")
+        asked, _ = await store.ask_cycle("w", Aim.RESTART, "a test")
+    ends = [(str(step), when) for step in MOVES for when in ("before", "after")]
+    for number, end in enumerate(ends):
+        command = [sys.executable, "-m", "tests.shim.runner", str(tmp_path), f"life-{number}", *end]
+        with anyio.fail_after(10):
+            died = await anyio.run_process(command, check=False)
+        assert died.returncode == -signal.SIGKILL, (end, died.stderr.decode())
+
+    async with SqliteStore(tmp_path / "shim.sqlite", RULES) as store:
+        cycle = await store.cycle(asked.id)
+        workspace = await store.workspace("w")
+    assert cycle is not None
+    assert workspace is not None
+    assert (cycle.step, cycle.boot_before, cycle.attempt) == (Step.DONE, "boot-0", len(ends))
+    assert (workspace.restarting, workspace.status, workspace.boot_id) == (False, Status.ONLINE, "boot-1")
+    done = (tmp_path / "done").read_text().split()
+    assert [verb for verb in dict.fromkeys(done)] == ["prepare", "stop", "start"]
+    assert done.count("start") == 1, "what runs is not started again"

@@ -310,16 +310,15 @@ class Restarts:
         return _Move(Step.START, notes)
 
     async def _start(self, cycle: Cycle, workspace: Workspace, provisioner: Provisioner) -> _Move:
-        if isinstance(provisioner, ExternalProvisioner):
-            if cycle.aim is Aim.RESUME:
-                await self._store.set_status(workspace.id, Status.PROVISIONING, were={Status.PAUSED})
+        if cycle.aim is Aim.RESUME:
+            await self._store.set_status(workspace.id, Status.PROVISIONING, were={Status.PAUSED})
+        # What runs was started by whoever had the cycle before, and may have registered already.
+        if isinstance(provisioner, ExternalProvisioner) or await provisioner.running(workspace):
             return _Move(Step.WAIT)
-        were = frozenset(Status) - {Status.REMOVED} if cycle.aim is Aim.RESUME else _AWAKE
-        await self._store.set_status(workspace.id, Status.PROVISIONING, were=were)
+        await self._store.set_status(workspace.id, Status.PROVISIONING, were=_AWAKE)
         began = time.monotonic()
         try:
-            if not await provisioner.running(workspace):  # else whoever had the cycle before started it
-                await _insisted(lambda: self._start_with_a_token(workspace, provisioner))
+            await _insisted(lambda: self._start_with_a_token(workspace, provisioner))
         except ProvisionerError as error:
             return await self._not_started(workspace, f"it could not be started: {error}")
         return _Move(Step.WAIT, {"start": {"took_ms": _ms(began)}})

@@ -18,6 +18,9 @@ from typing import Any
 import anyio
 import httpx
 
+MARK = "WORKSPACE_TEST_RUN"
+"""The variable by which everything that was started is found again."""
+
 
 class NotInTime(AssertionError):
     """What was waited for did not come; the text says what, and quotes the sidecar's log."""
@@ -141,8 +144,123 @@ class Asker(ABC):
             raise NotInTime(f"{what} did not come within {self.patience:g} s", self.logged()) from None
 
 
-class Workspace(Asker):
-    """One workspace: its directories survive, its processes do not.
+class Child(Asker):
+    """One of our servers as a child process: its directories survive, its processes do not.
+
+    Args:
+        root: an empty directory of its own.
+        command: of ours, such as ``("serve",)``.
+        log: where its output goes; its name without the ending is what errors call it.
+        directory: where its processes start, and so from where modules are imported.
+        patience: seconds any single step may take.
+    """
+
+    environ: dict[str, str]
+
+    def __init__(
+        self, root: Path, command: Sequence[str], *, log: Path, directory: Path, patience: float
+    ) -> None:
+        self.root = root
+        self.directory = directory
+        self.log = log
+        self._command = command
+        self._run_id = uuid.uuid4().hex
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        super().__init__(f"http://127.0.0.1:{self.port}", patience=patience)
+        self.program: Sequence[str] = (sys.executable, "-m", "workspace_adapter")
+        """What is run; a test may put a tracer before it."""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """The variable by which everything it starts is found."""
+        return {MARK: self._run_id}
+
+    def spawn(self) -> None:
+        """Start it and return at once."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.program, *self._command],
+                env=self.environ,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def start(self) -> None:
+        """Start it and wait until it accepts messages."""
+        self.spawn()
+        await self.until_ready()
+
+    def kill(self) -> None:
+        """SIGKILL it alone; what it started may survive it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def kill_everything(self) -> int:
+        """SIGKILL it and everything it started, as a lost container does.
+
+        Returns how many processes that were.
+        """
+        killed: set[int] = set()
+        while pids := self.pids():
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once, so that nobody sees another go
+                for pid in pids:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
+            killed.update(pids)
+            if self.process is not None:
+                self.process.poll()
+            time.sleep(0.002)
+        if self.process is not None:
+            self.process.wait()
+        return len(killed)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to it."""
+        if self.process is not None:
+            self.process.terminate()
+
+    async def exited(self) -> int:
+        """Wait for its exit; return its code, negative for a signal.
+
+        Raises:
+            NotInTime: it did not come.
+        """
+        process = self.process
+        if process is None:
+            raise AssertionError(f"the {self.log.stem} was never started")
+        await self.until(lambda: process.poll() is not None, f"the {self.log.stem}'s exit")
+        return process.returncode
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def pids(self) -> list[int]:
+        """Every live process of it, found by a mark in its environment."""
+        mark = f"{MARK}={self._run_id}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
+    def logged(self) -> str:
+        """Everything it has logged in all its lives."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+class Workspace(Child):
+    """One workspace with its sidecar.
 
     Args:
         root: an empty directory of its own; the journal, the working directory and the
@@ -165,19 +283,15 @@ class Workspace(Asker):
         patience: float = 30.0,
         directory: Path | None = None,
     ) -> None:
-        self.root = root
-        self.directory = directory or root
+        super().__init__(
+            root, ("serve",), log=root / "sidecar.log", directory=directory or root, patience=patience
+        )
         self.workdir = root / "work"
         self.state_dir = root / "state"
-        self.log = root / "sidecar.log"
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self._run_id = uuid.uuid4().hex
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        super().__init__(f"http://127.0.0.1:{self.port}", patience=patience)
         self.environ = {
             **environ,
-            "WORKSPACE_TEST_RUN": self._run_id,
+            **self.mark,
             "WORKSPACE_ID": "ws-test",
             "WORKSPACE_ADAPTER": adapter,
             "WORKSPACE_HOST": "127.0.0.1",
@@ -190,92 +304,10 @@ class Workspace(Asker):
             "WORKSPACE_CONFIG_PATH": "",
             **settings,
         }
-        self.program: Sequence[str] = (sys.executable, "-m", "workspace_adapter")
-        """What is run; a test may put a tracer before it."""
-        self.process: subprocess.Popen[bytes] | None = None
-
-    # --- processes ------------------------------------------------------------------
-
-    def spawn(self) -> None:
-        """Start the sidecar and return at once."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.program, "serve"],
-                env=self.environ,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    async def start(self) -> None:
-        """Start the sidecar and wait until it accepts messages."""
-        self.spawn()
-        await self.until_ready()
 
     def kill_sidecar(self) -> None:
         """SIGKILL the sidecar alone; what it started may survive it."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def kill_everything(self) -> int:
-        """SIGKILL everything that runs in the workspace, as a lost container does.
-
-        Returns how many processes that were.
-        """
-        killed: set[int] = set()
-        while pids := self.pids():
-            for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once, so that nobody sees another go
-                for pid in pids:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, number)
-            killed.update(pids)
-            if self.process is not None:
-                self.process.poll()
-            time.sleep(0.002)
-        if self.process is not None:
-            self.process.wait()
-        return len(killed)
-
-    def terminate(self) -> None:
-        """Send SIGTERM to the sidecar."""
-        if self.process is not None:
-            self.process.terminate()
-
-    async def exited(self) -> int:
-        """Wait for the sidecar's exit; return its code, negative for a signal.
-
-        Raises:
-            NotInTime: it did not come.
-        """
-        process = self.process
-        if process is None:
-            raise AssertionError("the sidecar was never started")
-        await self.until(lambda: process.poll() is not None, "the sidecar's exit")
-        return process.returncode
-
-    def alive(self) -> bool:
-        """Whether the sidecar runs."""
-        return self.process is not None and self.process.poll() is None
-
-    def pids(self) -> list[int]:
-        """Every live process of this workspace, found by a mark in its environment."""
-        mark = f"WORKSPACE_TEST_RUN={self._run_id}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-                except OSError:
-                    continue
-        return found
-
-    def logged(self) -> str:
-        """Everything the sidecar has logged in all its lives."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        self.kill()
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run an operator's command against this workspace."""
