@@ -127,7 +127,7 @@ class Shim:
                 finally:
                     with anyio.move_on_after(_HASTE, shield=True):
                         await server.end()
-                        await store.__aexit__(None, None, None)
+                    await store.__aexit__(None, None, None)
             await server.end()
             tasks.cancel_scope.cancel()
         logger.info("stopped")
