@@ -10,6 +10,11 @@ import pytest
 from workspace_adapter.logs import set_up
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: the others run beside it."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The product runs on asyncio: uvicorn and the A2A SDK do."""

@@ -23,6 +23,7 @@ from ..server import Server
 from ..settings import effective
 from .activity import Activities
 from .address import Addresses
+from .alerts import Alerts
 from .app import create_routes
 from .deaths import Deaths
 from .delegations import Delegations
@@ -59,6 +60,9 @@ _STOP = 8.0
 
 _HASTE = 1.0
 """Seconds of it that are left when the stop is asked for again."""
+
+_OF_THE_MACHINE = ("PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""What the program that tells an alert gets of the shim's environment."""
 
 _LOOK = 2.0
 """Seconds in which the store must answer to count as there."""
@@ -177,7 +181,12 @@ class Shim:
             provisioners = self._provisioners()
             deaths = Deaths(store, provisioners)
             dispatcher = Dispatcher(
-                store, upstream, owner=self._boot_id, rules=settings.rules, suspect=deaths.suspect
+                store,
+                upstream,
+                owner=self._boot_id,
+                rules=settings.rules,
+                dispatches=settings.dispatches,
+                suspect=deaths.suspect,
             )
             restarts = Restarts(
                 store,
@@ -203,13 +212,17 @@ class Shim:
                 rings=dispatcher.ring,
                 registered=restarts.heard,
             )
-
-            async def nothing() -> None: ...
-
+            alerts = Alerts(
+                store,
+                after=settings.stranded_after,
+                command=settings.alert_command,
+                url=settings.alert_url,
+                environ={name: self._environ[name] for name in _OF_THE_MACHINE if name in self._environ},
+            )
             sweeper = Sweeper(
                 store,
                 ring=dispatcher.ring,
-                stranded=nothing,
+                stranded=alerts.look,
                 silent=deaths.suspect,
                 interval=settings.sweep_interval,
                 offline_after=settings.offline_after,
@@ -233,7 +246,7 @@ class Shim:
                 further=[*activities.routes(), *delegations.routes()],
                 ready=ready,
             )
-            for room in (dispatcher, registry, waiters, restarts, deaths):
+            for room in (dispatcher, registry, waiters, restarts, deaths, alerts):
                 rooms.start_soon(room.run)
             self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
             logger.info("open: %s", self._url)
