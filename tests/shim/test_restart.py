@@ -261,12 +261,12 @@ async def test_nothing_is_leased_from_the_signal_until_the_new_life(house: House
 
 async def test_any_number_of_requests_is_two_cycles_at_most(house: House) -> None:
     async def asked_again() -> None:
+        house.hand.on.pop("stop")
         for _ in range(10):
             await house.store.ask_cycle("w", Aim.RESTART, "once more")
 
     house.hand.on["stop"] = asked_again
     first = await house.do(Aim.RESTART)
-    house.hand.on.pop("stop")
     second, *rest = await house.store.cycles("w")
     await house.over(second)
 
@@ -289,13 +289,13 @@ async def test_cycles_of_one_workspace_run_one_after_the_other(house: House) -> 
         nonlocal inside
         inside += 1
         assert inside == 1
-        await house.store.ask_cycle("w", Aim.RESTART, "another way")
+        if house.hand.done.count("stop") == 1:
+            await house.store.ask_cycle("w", Aim.RESTART, "another way")
         await anyio.sleep(0.05)
         inside -= 1
 
     house.hand.on["stop"] = alone
     await house.do(Aim.RESTART)
-    house.hand.on.pop("stop")
     second, _ = await house.store.cycles("w")
     await house.over(second)
     assert house.hand.done == ["prepare", "stop", "start"] * 2
