@@ -103,7 +103,9 @@ async def front(
             registered=registered.append,
         )
         operator = Operator(kept, identity, provisioners={"process": Hand()}, ring=rung.append)
-        routes = create_routes(registry=registry, operator=operator, door=door, further=[], ready=ready)
+        routes = create_routes(
+            registry=registry, operator=operator, door=door, further=[], ready=ready, metrics=ready
+        )
         edge = Edge(routes, identity=identity, rates=Rates(rate_limit))
         rooms.start_soon(registry.run)
         transport = httpx.ASGITransport(app=edge)

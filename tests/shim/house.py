@@ -121,6 +121,7 @@ async def house(
                 door=door,
                 further=[],
                 ready=health,
+                metrics=health,
             ),
             identity=None,
             rates=Rates(0),

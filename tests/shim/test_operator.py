@@ -232,3 +232,17 @@ async def test_a_queue_is_listed_by_state_and_in_pages(tmp_path: Path) -> None:
         assert await listed(f"after={items[1]}") == items[2:]
         for wrong in ("state=lost", "after=x", "limit=1e9"):
             assert (await shim.call("GET", f"/workspaces/w/a2a/queue?{wrong}")).status_code == 400
+
+
+async def test_a_peer_is_found_at_the_shim_itself(tmp_path: Path) -> None:
+    """Its own address would be no use: whoever calls it must have its secret."""
+    async with front(tmp_path, admin_token=ADMIN) as shim:
+        own, _ = await made(shim), await made(shim, "v")
+        found = await shim.call("GET", "/registry/discover/v", bearer=own)
+        peers = await shim.call("GET", "/registry/w/peers", bearer=own)
+
+        url = "http://127.0.0.1:8080/workspaces/v/a2a"
+        assert (found.json()["id"], found.json()["name"], found.json()["url"]) == ("v", "v", url)
+        assert [peer["url"] for peer in peers.json()] == [url]
+        assert (await shim.call("GET", "/registry/v/peers", bearer=own)).status_code == 403
+        assert (await shim.call("GET", "/registry/discover/x", bearer=own)).status_code == 404

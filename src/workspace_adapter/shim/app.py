@@ -29,7 +29,13 @@ Verb = Callable[[Request], Awaitable[Response]]
 
 
 def create_routes(
-    *, registry: Registry, operator: Operator, door: ASGIApp, further: list[BaseRoute], ready: Verb
+    *,
+    registry: Registry,
+    operator: Operator,
+    door: ASGIApp,
+    further: list[BaseRoute],
+    ready: Verb,
+    metrics: Verb,
 ) -> ASGIApp:
     """Build what stands behind the edge.
 
@@ -37,11 +43,13 @@ def create_routes(
         door: what is given each request to ``/workspaces/{id}/a2a``.
         further: routes of other rooms.
         ready: answers ``/readyz``.
+        metrics: answers ``/metrics``, for the operator.
     """
     rest = Router(
         [
             Route(edge.HEALTH, health, methods=["GET"]),
             Route(edge.READY, ready, methods=["GET"]),
+            Route("/metrics", for_operators(metrics), methods=["GET"]),
             *_of_operator(operator),
             *further,
         ],
@@ -68,6 +76,16 @@ def create_routes(
             await rest(scope, receive, send)
 
     return routes
+
+
+def for_operators(verb: Verb) -> Verb:
+    """Refuse everybody else."""
+
+    async def endpoint(request: Request) -> Response:
+        _operators(request)
+        return await verb(request)
+
+    return endpoint
 
 
 async def health(request: Request) -> Response:
@@ -126,6 +144,13 @@ def _of_operator(operator: Operator) -> list[BaseRoute]:
         await operator.revoke(request.path_params["token"], request.path_params.get("id"))
         return JSONResponse({"status": "revoked"})
 
+    async def discover(request: Request) -> Response:
+        return JSONResponse(await operator.peer(_id(request), _own_address(request)))
+
+    async def peers(request: Request) -> Response:
+        _speaker(request)
+        return JSONResponse(await operator.peers(_id(request), _own_address(request)))
+
     async def items(request: Request) -> Response:
         _speaker(request)
         return JSONResponse(await operator.items(_id(request), request.query_params))
@@ -144,6 +169,8 @@ def _of_operator(operator: Operator) -> list[BaseRoute]:
 
     at = "/workspaces/{id}"
     return [
+        Route("/registry/discover/{id}", discover, methods=["GET"]),
+        Route("/registry/{id}/peers", peers, methods=["GET"]),
         Route("/workspaces", workspaces, methods=["GET"]),
         Route("/workspaces", create, methods=["POST"]),
         Route(at, workspace, methods=["GET"]),
@@ -184,6 +211,11 @@ def _caller(request: Request) -> Caller:
 def _id(request: Request) -> str:
     workspace_id: str = request.path_params["id"]
     return workspace_id
+
+
+def _own_address(request: Request) -> str:
+    """Return the address at which whoever asks reached us."""
+    return str(request.base_url).rstrip("/")
 
 
 def _operators(request: Request) -> None:

@@ -111,6 +111,23 @@ class Operator:
             told["cycle"] = cycle_shown(cycle)
         return told
 
+    async def peer(self, workspace_id: str, address: str) -> dict[str, Any]:
+        """Return where a workspace is reached: through the shim, which stands at ``address``.
+
+        Raises:
+            Refusal: there is none, or it was removed.
+        """
+        return _peer(await self._get(workspace_id), address)
+
+    async def peers(self, workspace_id: str, address: str) -> list[dict[str, Any]]:
+        """Return all other workspaces.
+
+        Raises:
+            Refusal: there is no such workspace, or it was removed.
+        """
+        await self._get(workspace_id)
+        return [_peer(other, address) for other in await self._store.workspaces() if other.id != workspace_id]
+
     # --- cycles -----------------------------------------------------------------------
 
     async def ask(self, workspace_id: str, aim: Aim, reason: str) -> Cycle:
@@ -309,6 +326,16 @@ def shown(workspace: Workspace) -> dict[str, Any]:
         "created_at": _time(workspace.created_at),
         "provisioner": workspace.provisioner,
         "report": dict(workspace.report),
+    }
+
+
+def _peer(workspace: Workspace, address: str) -> dict[str, Any]:
+    return {
+        "id": workspace.id,
+        "name": (workspace.card or {}).get("name") or workspace.id,
+        "url": f"{address}/workspaces/{workspace.id}/a2a",
+        "status": str(workspace.status),
+        "agent_card": workspace.card,
     }
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -95,6 +96,8 @@ class Registry:
         self._open = open
         self._rings = rings
         self._registered = registered
+        self.heartbeats: Counter[str] = Counter(ok=0, refused=0)
+        """Of this life, by what came of them."""
         self._next = _Batch()
         self._more = anyio.Event()
 
@@ -115,6 +118,8 @@ class Registry:
             except StoreUnavailable as error:
                 batch.error = error
             finally:
+                self.heartbeats["ok"] += len(batch.heard)
+                self.heartbeats["refused"] += len(batch.beats) - len(batch.heard)
                 batch.done.set()
 
     async def heartbeat(self, scope: Scope, receive: Receive, send: Send) -> None:

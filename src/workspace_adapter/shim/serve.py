@@ -7,9 +7,10 @@ import logging
 import secrets
 import signal
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -38,7 +39,7 @@ from .provisioners.contract import Provisioner
 from .provisioners.docker import DockerProvisioner
 from .provisioners.process import ProcessProvisioner
 from .rates import Rates
-from .refusal import write
+from .refusal import Refusal, write
 from .registry import Registry
 from .restart import Restarts, Times
 from .settings import ShimSettings
@@ -46,6 +47,9 @@ from .store.contract import Store
 from .sweeper import Sweeper
 from .upstream import Upstream
 from .waiting import Waiters
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,8 @@ _HASTE = 1.0
 
 _OF_THE_MACHINE = ("PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """What the program that tells an alert gets of the shim's environment."""
+
+_NO_METRICS = "metrics need an extra that is not installed: pip install 'workspace-adapter[metrics]'"
 
 _LOOK = 2.0
 """Seconds in which the store must answer to count as there."""
@@ -110,6 +116,7 @@ class Shim:
         self._stopping = anyio.Event()
         self._living = anyio.CancelScope()
         self._stop_asked = 0
+        self._metrics: Metrics | None = None
 
     async def run(self) -> None:
         """Serve until the stop has come.
@@ -229,9 +236,6 @@ class Shim:
             )
             operator = Operator(store, identity, provisioners=provisioners, ring=dispatcher.ring)
 
-            async def ready(request: Request) -> Response:
-                return await self._ready(store)
-
             waiters = Waiters(store, most=settings.held_limit)
             store.on_ended, store.on_said = waiters.ended, waiters.said
             door = Door(
@@ -239,18 +243,27 @@ class Shim:
             )
             delegations = Delegations(store)
             activities = Activities(store, delegations.catch_up)
+
+            def now() -> Mapping[str, Any]:
+                return {
+                    "dispatching": len(dispatcher),
+                    "held": waiters.held,
+                    "stranded": sum(stranded.waiting for stranded in alerts.stranded),
+                    "heartbeats": registry.heartbeats,
+                }
+
             routes = create_routes(
                 registry=registry,
                 operator=operator,
                 door=door,
                 further=[*activities.routes(), *delegations.routes()],
-                ready=ready,
+                ready=partial(self._ready, store),
+                metrics=partial(self._scraped, store, now),
             )
-            for room in (dispatcher, registry, waiters, restarts, deaths, alerts):
+            for room in (dispatcher, sweeper, alerts, registry, waiters, restarts, deaths):
                 rooms.start_soon(room.run)
             self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
             logger.info("open: %s", self._url)
-            rooms.start_soon(sweeper.run)
             await self._stopping.wait()
             self._front.shut("the shim is stopping; ask again in a moment")
             waiters.stop()
@@ -267,7 +280,21 @@ class Shim:
             found["command"] = CommandProvisioner(settings.provisioner_command, environ=self._environ)
         return found
 
-    async def _ready(self, store: Store) -> Response:
+    async def _scraped(
+        self, store: Store, now: Callable[[], Mapping[str, Any]], request: Request
+    ) -> Response:
+        """Render metrics; the first scrape imports what does."""
+        try:
+            from .metrics import CONTENT_TYPE, Metrics, Now
+        except ModuleNotFoundError as error:
+            if error.name != "prometheus_client":
+                raise
+            raise Refusal(501, _NO_METRICS) from None
+        if self._metrics is None:
+            self._metrics = Metrics(store, self._boot_id, lambda: Now(**now()))
+        return Response(await self._metrics.scrape(), headers={"content-type": CONTENT_TYPE})
+
+    async def _ready(self, store: Store, request: Request) -> Response:
         """Say whether requests are served: that is, whether the store answers."""
         try:
             with anyio.fail_after(_LOOK):

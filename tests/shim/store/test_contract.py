@@ -766,3 +766,19 @@ async def test_a_card_can_be_replaced_and_nothing_else_changes(store: Store) -> 
     assert await store.set_card("w", {"name": "other"})
     assert await store.workspace("w") == replace(before, card={"name": "other"})
     assert not await store.set_card("nobody", {})
+
+
+async def test_workspaces_and_what_waits_is_counted(store: Store) -> None:
+    await online(store)
+    await online(store, "v", boot="c1")
+    await store.create_workspace("u")
+    await store.set_status("u", Status.REMOVED, were=[Status.PROVISIONING])
+    await sent(store, "a", "b", "c")
+    (lease, *_) = await store.claim("w", "o", most=1, now=20.0)
+    delayed = Verdict(state=State.DELAYED, because="later", wait=9.0, strike=True)
+    await store.settle(Settlement(lease=lease, verdict=delayed), now=20.0)
+    await store.claim("w", "o", most=1, now=20.0)
+
+    counts = await store.counts()
+    assert counts.workspaces == {Status.ONLINE: 2}
+    assert counts.items == {State.QUEUED: 1, State.DELAYED: 1, State.LEASED: 1}

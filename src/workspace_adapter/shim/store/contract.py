@@ -247,6 +247,15 @@ class Stranded:
     """When the one that would go first was enqueued."""
 
 
+class Counts(NamedTuple):
+    """How much there is of what."""
+
+    workspaces: Mapping[Status, int]
+    """Those that were not removed."""
+    items: Mapping[State, int]
+    """Those that have not ended."""
+
+
 class Step(StrEnum):
     """Where a cycle stands; each is written before its work begins, so another process can go on with it."""
 
@@ -488,6 +497,9 @@ class Queue(Protocol):
 
     async def depth(self, workspace_id: str) -> int:
         """Return how many items wait, counted up to the depth cap."""
+
+    async def counts(self) -> Counts:
+        """Return how many workspaces and items there are; for people and graphs, not for every request."""
 
     async def item(self, item_id: int) -> Item | None:
         """Return an item with its answer."""

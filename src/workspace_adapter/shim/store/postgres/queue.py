@@ -18,7 +18,7 @@ import asyncpg
 from .... import queueing
 from ....errors import ContentConflict, QueueFull, UnknownWorkspace
 from ....queueing import DROPPABLE, ENDED, REPLAYABLE, REVIVED, WAITING, State
-from ..contract import REACHABLE, Answer, Enqueued, Item, Lease, Message, Settlement, Status, Stranded
+from ..contract import REACHABLE, Answer, Counts, Enqueued, Item, Lease, Message, Settlement, Status, Stranded
 from .gathered import Gathered
 from .part import DEPTH, NOW, Part, among
 
@@ -167,6 +167,15 @@ _ITEM = (
     "id, workspace_id, turn_key, context_id, caller, method, priority, state, attempt, strikes, lapses,"
     " taken, enqueued_at, leased_at, due_at, expires_at, ended_at, last_error"
 )
+
+_COUNTS = """
+    SELECT 'w', status, count(*) FROM workspaces WHERE status <> 'removed' GROUP BY status
+    UNION ALL SELECT 'i', 'queued', count(*) FROM a2a_queue WHERE state = 'queued' AND NOT taken
+    UNION ALL SELECT 'i', 'queued', count(*) FROM a2a_queue WHERE state = 'queued' AND taken
+    UNION ALL SELECT 'i', 'delayed', count(*) FROM a2a_queue WHERE state = 'delayed'
+    UNION ALL SELECT 'i', 'leased', count(*) FROM a2a_queue WHERE state = 'leased'
+"""
+"""Each count along the index that holds those items and no others."""
 
 
 class _Room:
@@ -494,6 +503,16 @@ class Queue(Part):
         row = await self._one(f"SELECT {DEPTH.format('$1', '$2::int')}", workspace_id, self._rules.depth_cap)
         assert row is not None
         return min(int(row[0]), self._rules.depth_cap)
+
+    async def counts(self) -> Counts:
+        workspaces: dict[Status, int] = {}
+        items: dict[State, int] = {}
+        for what, name, number in await self._all(_COUNTS):
+            if what == "w":
+                workspaces[Status(name)] = number
+            else:
+                items[State(name)] = items.get(State(name), 0) + number
+        return Counts(workspaces, items)
 
     async def item(self, item_id: int) -> Item | None:
         row = await self._one(f"SELECT {_ITEM}, answer_status, answer FROM a2a_queue WHERE id = $1", item_id)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from .... import queueing
 from ....errors import ContentConflict, QueueFull, UnknownWorkspace
 from ....queueing import DROPPABLE, ENDED, REPLAYABLE, REVIVED, WAITING, State
-from ..contract import REACHABLE, Answer, Enqueued, Item, Lease, Message, Settlement, Status, Stranded
+from ..contract import REACHABLE, Answer, Counts, Enqueued, Item, Lease, Message, Settlement, Status, Stranded
 from .part import LIVE, Part, among, moment
 from .writer import Transaction
 
@@ -28,6 +28,15 @@ _FIRST = f"""
     ))
     AND (expires_at IS NULL OR expires_at > ?)
 """
+
+_COUNTS = """
+    SELECT 'w', status, count(*) FROM workspaces WHERE status <> 'removed' GROUP BY status
+    UNION ALL SELECT 'i', 'queued', count(*) FROM a2a_queue WHERE state = 'queued' AND taken = 0
+    UNION ALL SELECT 'i', 'queued', count(*) FROM a2a_queue WHERE state = 'queued' AND taken = 1
+    UNION ALL SELECT 'i', 'delayed', count(*) FROM a2a_queue WHERE state = 'delayed'
+    UNION ALL SELECT 'i', 'leased', count(*) FROM a2a_queue WHERE state = 'leased'
+"""
+"""Each count along the index that holds those items and no others."""
 
 
 class Queue(Part):
@@ -314,6 +323,16 @@ class Queue(Part):
             lambda t: t.one("SELECT waiting FROM vitals WHERE workspace_id = ?", workspace_id)
         )
         return 0 if row is None else min(row["waiting"], self._rules.depth_cap)
+
+    async def counts(self) -> Counts:
+        workspaces: dict[Status, int] = {}
+        items: dict[State, int] = {}
+        for what, name, number in await self._writer.run(lambda t: t.all(_COUNTS)):
+            if what == "w":
+                workspaces[Status(name)] = number
+            else:
+                items[State(name)] = items.get(State(name), 0) + number
+        return Counts(workspaces, items)
 
     async def item(self, item_id: int) -> Item | None:
         row = await self._writer.run(
