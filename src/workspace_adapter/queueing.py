@@ -97,9 +97,9 @@ class Rules:
     """The longest time that a workspace may ask us to wait."""
     busy_wait: float = 2.0
     """For a workspace that was busy and named no time; a beat that shows room ends it."""
-    lease: float = 30.0
+    lease: float = 15.0
     """How long a lease holds without being renewed."""
-    renewal: float = 8.0
+    renewal: float = 5.0
     """How often a holder renews."""
     depth_cap: int = 1000
     """Waiting items a workspace may have."""

@@ -147,7 +147,9 @@ class Shim:
         said = ""
         while True:
             try:
-                return await self._store().__aenter__()
+                store = await self._store().__aenter__()
+                await store.disown()
+                return store
             except StoreTooNew:
                 raise
             except StoreUnavailable as error:

@@ -17,6 +17,7 @@ from workspace_adapter.errors import (
 )
 from workspace_adapter.queueing import State, Verdict
 from workspace_adapter.shim.store.contract import (
+    Aim,
     Answer,
     Beat,
     Heard,
@@ -357,6 +358,19 @@ async def test_a_holder_that_lost_its_lease_changes_nothing(store: Store) -> Non
     item = await store.item(lease.id)
     assert item is not None
     assert item.answer == ANSWER
+
+
+async def test_a_new_life_takes_over_at_once_what_nobody_else_can_hold(place: Place, store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "dead", now=20.0)
+    cycle, _ = await store.ask_cycle("w", Aim.RESTART, "asked", now=20.0)
+    await store.claim_cycle("dead", now=20.0)
+    await store.disown()
+    alone = place.kind == "sqlite"
+    assert [taken.id for taken in await store.claim("w", "new", now=21.0)] == [lease.id] * alone
+    taken_over = await store.claim_cycle("new", now=21.0)
+    assert (taken_over is not None and taken_over.id == cycle.id) is alone
 
 
 async def test_what_a_dead_holder_left_is_taken_over_without_room(store: Store) -> None:

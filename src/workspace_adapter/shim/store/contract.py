@@ -678,3 +678,10 @@ class Log(Protocol):
 
 class Store(Queue, Streams, Cycles, Log, Protocol):
     """All that the shim keeps."""
+
+    async def disown(self) -> None:
+        """Let every lease lapse whose holder cannot live any more, when a life begins.
+
+        Where one process at a time has the store open that is each of them. Replicas cannot know it of
+        one another: there this does nothing, and a lease lapses by its time.
+        """

@@ -85,6 +85,9 @@ class PostgresStore(Workspaces, Queue, Streams, Cycles, Log):
         self._listening.cancel()
         await self._stack.__aexit__(None, None, None)
 
+    async def disown(self) -> None:
+        """Leave all leases to their time."""
+
     async def _listen(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with self._listening:
             await self._words.run(task_status=task_status)

@@ -14,7 +14,7 @@ from .queue import Queue
 from .schema import migrate
 from .streams import Streams
 from .workspaces import Workspaces
-from .writer import Writer
+from .writer import Transaction, Writer
 
 
 class SqliteStore(Workspaces, Queue, Streams, Cycles, Log):
@@ -37,6 +37,13 @@ class SqliteStore(Workspaces, Queue, Streams, Cycles, Log):
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         await self._writer.close()
+
+    async def disown(self) -> None:
+        def disown(transaction: Transaction) -> None:
+            transaction.change("UPDATE a2a_queue SET lease_until = 0 WHERE state = 'leased'")
+            transaction.change("UPDATE cycles SET lease_until = 0 WHERE ended_at IS NULL")
+
+        await self._writer.run(disown)
 
 
 def _nobody(_: object) -> None:
