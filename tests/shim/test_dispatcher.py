@@ -604,6 +604,30 @@ async def test_a_lease_that_lapsed_and_came_back_to_its_own_dispatcher_is_not_se
     assert (item.state, item.attempt, len(slowed.requests)) == (State.COMPLETED, 2, 1)
 
 
+async def test_an_item_leased_again_before_its_settlement_was_heard_of_is_sent_again(
+    platform: Platform, make: Make
+) -> None:
+    async def busy_once(exchange: Exchange) -> None:
+        workspace.script = echo
+        await exchange.answer(503, {"error": "full", "busy": True}, retry_after="0")
+
+    class Late(SqliteStore):
+        async def settle(self, settlement: Settlement, **more: object) -> bool:
+            settled = await super().settle(settlement, **more)  # type: ignore[arg-type]
+            if settlement.lease.attempt == 1:
+                await platform.when(settlement.lease.id, lambda item: item.attempt == 2)
+                await anyio.sleep(0.05)  # for the claim's own answer
+            return settled
+
+    workspace = await make(busy_once)
+    await platform.workspace("w", workspace.url)
+    platform.store.__class__ = Late
+    async with platform.running() as dispatcher:
+        item = await platform.ended(await platform.send("w", "hello"), within=RULES.lease * 0.8)
+        await until(lambda: len(dispatcher) == 0)
+    assert (item.state, item.attempt, item.lapses) == (State.COMPLETED, 2, 0)
+
+
 # --- streams ------------------------------------------------------------------------------
 
 TASK = {"kind": "task", "id": "t", "contextId": "c", "status": {"state": "working"}}

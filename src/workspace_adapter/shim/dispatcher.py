@@ -130,10 +130,8 @@ class Dispatcher:
         for lease in leases:
             if (ours := self._held.get(lease.id)) is not None and not ours.lost:
                 ours.lease = lease  # our own had lapsed; what was sent with it is still under way
-                continue
-            self._held[lease.id] = held = _Held(lease)
-            self._held_of[workspace_id] += 1
-            tasks.start_soon(self._dispatch, held, batch)
+            else:
+                self._begin(tasks, lease, batch)
         if again:
             self.ring(workspace_id)
         else:
@@ -141,7 +139,12 @@ class Dispatcher:
 
     # --- one dispatch ---------------------------------------------------------------------
 
-    async def _dispatch(self, held: _Held, batch: _Batch) -> None:
+    def _begin(self, tasks: TaskGroup, lease: Lease, batch: _Batch) -> None:
+        self._held[lease.id] = held = _Held(lease)
+        self._held_of[lease.workspace_id] += 1
+        tasks.start_soon(self._dispatch, tasks, held, batch)
+
+    async def _dispatch(self, tasks: TaskGroup, held: _Held, batch: _Batch) -> None:
         try:
             with held.scope:
                 try:
@@ -157,6 +160,9 @@ class Dispatcher:
             workspace_id = held.lease.workspace_id
             if self._held.get(held.lease.id) is held:
                 del self._held[held.lease.id]
+                if held.settled is not None and held.settled is not held.lease:
+                    # It was leased to us again before we heard that it was settled.
+                    self._begin(tasks, held.lease, _Batch())
             self._held_of[workspace_id] -= 1
             if not self._held_of[workspace_id]:
                 del self._held_of[workspace_id]
@@ -216,6 +222,7 @@ class Dispatcher:
             lease = held.lease
             settlement = Settlement(lease=lease, verdict=held.verdict, answer=held.answer)
             if await _insist(partial(self._store.settle, settlement)):
+                held.settled = lease
                 return
             if held.lease is lease:
                 break
@@ -244,6 +251,8 @@ class _Held:
         self.lease = lease
         self.scope = anyio.CancelScope()
         self.lost = False
+        self.settled: Lease | None = None
+        """The lease with which it was settled."""
         self.verdict = _back(lease, "its dispatcher stopped")
         """What would be written were the dispatcher stopped now."""
         self.answer: Answer | None = None
