@@ -18,6 +18,7 @@ ROWS = (
     "memory",
     "resumed",
     "container",
+    "queue",
     "loss",
 )
 """Files of this folder, in the table's order."""
