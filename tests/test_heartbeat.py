@@ -243,6 +243,20 @@ def test_after_a_long_outage_it_registers_anew_but_never_while_it_leaves() -> No
     assert rhythm.registered_at is None
 
 
+@pytest.mark.parametrize("status", [404, 409])
+def test_whom_the_platform_does_not_know_registers_anew_and_not_again_and_again(status: int) -> None:
+    rhythm = Rhythm(Pace(10.0))
+    rhythm.registered(0.0)
+    rhythm.beating(1.0, chance=0.0)
+    rhythm.missed(1.0, status=status, retry_after=None, chance=0.0)
+    assert rhythm.next(1.1) is None
+    at = 1.0 + rhythm.pace.first
+    assert rhythm.next(at) is Act.REGISTER
+    rhythm.not_registered(at, status=409, retry_after=None, chance=0.0)
+    rhythm.missed(at + 0.1, status=status, retry_after=None, chance=0.0)
+    assert rhythm.next(at + rhythm.pace.first) is None
+
+
 def test_each_kind_of_failure_to_register_is_told_once() -> None:
     rhythm = Rhythm(PACE)
 

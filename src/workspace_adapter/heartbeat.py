@@ -301,6 +301,8 @@ class Rhythm:
             delay = _backoff(self.pace.first, self.failures - 1, self.pace.interval) * (1 - chance / 4)
         self._not_before = now + max(delay, min(retry_after or 0.0, self.pace.slow))
         self._beat_at = self._not_before
+        if status in _UNKNOWN and self.registered_at is not None:
+            self.registered_at, self._refusals, self._register_at = None, 0, now + self.pace.first
         if self.lost or self.answered_at is None or now - self.answered_at <= self.pace.absence:
             return None
         self.lost = True
@@ -308,6 +310,10 @@ class Rhythm:
 
     def _answered(self, now: float) -> None:
         self.answered_at, self.failures, self.lost = now, 0, False
+
+
+_UNKNOWN = (404, 409)
+"""The platform knows no such workspace, or not this life of it: it was restored from a backup, say."""
 
 
 def refused(status: int | None) -> bool:

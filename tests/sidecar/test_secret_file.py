@@ -163,3 +163,14 @@ def test_nobody_else_can_read_it_for_an_instant_whatever_the_umask(tmp_path: Pat
     assert made < synced < renamed
     assert not [line for line in lines if "chmod" in line]
     assert stat.S_IMODE((tmp_path / ".auth_token").stat().st_mode) == 0o600
+
+
+def test_that_bearers_are_required_outlives_the_process(tmp_path: Path) -> None:
+    Secrets(tmp_path).require(False)
+    assert not any(tmp_path.iterdir()), "nothing to remember"
+
+    Secrets(tmp_path).require(True)
+    assert Secrets(tmp_path).required
+
+    Secrets(tmp_path).require(False)
+    assert not Secrets(tmp_path).required

@@ -246,6 +246,21 @@ async def test_a_platform_may_want_every_message_signed_and_take_that_back(tmp_p
         await until_answered(200)
 
 
+async def test_a_new_life_wants_bearers_before_the_platform_is_heard(tmp_path: Path) -> None:
+    async with on_platform(tmp_path) as (ws, platform):
+        secret = f"Bearer {platform.tokens.inbound_secret}"
+        platform.fail(Fault.answer(200, b'{"require_auth": true}'), on="/heartbeat")
+        kept = ws.root / "configs" / ".platform_inbound_auth"
+        await ws.until(lambda: kept.exists(), "the note that bearers are wanted")
+        platform.fail(Fault.answer(503, b'{"error": "away"}'))
+        ws.kill_everything()
+        await ws.start()
+
+        message = ws.envelope(script({"answer": "x"}))
+        assert (await ws.post(message)).status_code == 401
+        assert (await ws.post(message, Authorization=secret)).status_code == 200
+
+
 async def test_the_first_token_comes_with_the_registration_and_is_kept(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     async with on_platform(tmp_path, token=False) as (ws, platform):

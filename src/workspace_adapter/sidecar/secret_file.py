@@ -1,4 +1,4 @@
-"""A secret that the platform hands out, in a file that only we may read."""
+"""A secret that the platform hands out, in a file that only we may read; and whether it must be shown."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 TOKEN = ".auth_token"
 INBOUND = ".platform_inbound_secret"
+WANTED = ".platform_inbound_auth"
+"""Whether the platform wants the latter of everybody: ``required`` or ``optional``."""
 
 MAX_LENGTH = 4096
 """Characters of the longest secret that is believed."""
@@ -126,9 +128,20 @@ class Secrets:
     def __init__(self, configs_dir: Path) -> None:
         self.token = SecretFile(configs_dir / TOKEN)
         self.inbound = SecretFile(configs_dir / INBOUND)
-        self.required = False
-        """The platform wants no request without a bearer, whatever ``WORKSPACE_REQUIRE_AUTH`` says."""
+        self._wanted = SecretFile(configs_dir / WANTED)
+
+    @property
+    def required(self) -> bool:
+        """Whether the platform wants no request without a bearer, whatever ``WORKSPACE_REQUIRE_AUTH`` says.
+
+        It is kept beside the secrets: a new life asks for bearers before the platform was heard.
+        """
+        return self._wanted.read() == _REQUIRED
 
     def require(self, required: bool) -> None:
         """The platform says whether it wants that."""
-        self.required = required
+        if required != self.required:
+            self._wanted.keep(_REQUIRED if required else _OPTIONAL)
+
+
+_REQUIRED, _OPTIONAL = "required", "optional"

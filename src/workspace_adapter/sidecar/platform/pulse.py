@@ -237,7 +237,8 @@ class Pulse:
         self._rhythm.registered(time.monotonic())
         self._not_registered = None
         logger.info("registered with the platform as %s", self._url)
-        self._hear(told)
+        # One that does not say is another platform than one that did.
+        self._hear({"require_auth": False, **told})
 
     def _send(self, client: PlatformClient, vitals: Vitals, *, timeout: float) -> None:
         now = time.monotonic()
