@@ -23,10 +23,20 @@ from typing import Any
 import anyio
 import httpx
 
+from workspace_adapter.testing.workspace import Workspace
+
 ROOT = Path(__file__).parents[3]
 ADMIN = "the-operator-of-the-chaos"
 ENDS = "workspace_adapter.testing.fakes:ScriptedEnds"
 HOLDS = "workspace_adapter.testing.fakes:ScriptedHolds"
+
+SETTINGS = {
+    "WORKSPACE_MAX_CONCURRENT_TURNS": "3",
+    "WORKSPACE_RESUME_MAX_ATTEMPTS": "1000",
+    "WORKSPACE_RESUME_MAX_TOTAL": "10000",
+    "WORKSPACE_HEARTBEAT_INTERVAL": "5",
+}
+"""Of every workspace: each is killed more often than any should be."""
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
@@ -243,6 +253,19 @@ class Caller:
             self.take(sent, response.status_code, body)
             return sent
 
+    async def hang_up(self, workspace_id: str, session: str | None) -> Sent:
+        """Send a message, hang up at once, and ask again later."""
+        sent = self.begin("hang up", workspace_id, session)
+        path = f"/workspaces/{workspace_id}/a2a"
+        with anyio.move_on_after(random.uniform(0.01, 0.3)), suppress(httpx.TransportError):
+            await self._client.post(path, json=self.envelope(sent))
+        await anyio.sleep(random.uniform(0, 1))
+        while True:
+            response = await self.request("POST", path, json=self.envelope(sent))
+            if response.status_code != 202:
+                self.take(sent, response.status_code, response.json())
+                return sent
+
     def take(self, sent: Sent, status: int, body: Mapping[str, Any]) -> None:
         try:
             text = body["result"]["parts"][0]["text"]
@@ -255,7 +278,7 @@ class Caller:
         """Leave messages of one session one after the other, and collect their answers later."""
         left = []
         for _ in range(count):
-            sent = self.begin("queued", workspace_id, session)
+            sent = self.begin("queued", workspace_id, session, random.choice((20, 50)))
             response = await self.request(
                 "POST",
                 f"/workspaces/{workspace_id}/a2a",
@@ -421,6 +444,41 @@ class Place:
                         unknown = fact["text"].partition("unknown;")[2].partition("The request was:")[0]
                         told.update(set(re.findall(r"\bL[0-9a-f]{12}\b", unknown)))
         return told
+
+
+class Outside(Place):
+    """A workspace that the shim did not start: it only knows its address, which is a relay's."""
+
+    def __init__(self, name: str, root: Path, *, url: str, relay: Relay, token: str, secret: str) -> None:
+        super().__init__(name, root)
+        self.process = Workspace(
+            root,
+            ENDS,
+            environ={name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+            | {"HOME": str(root)},
+            settings={
+                **SETTINGS,
+                "WORKSPACE_ID": name,
+                "WORKSPACE_URL": f"http://127.0.0.1:{relay.port}",
+                "PLATFORM_URL": url,
+            },
+        )
+        configs = root / "configs"
+        configs.mkdir()
+        for file, content in ((".auth_token", token), (".platform_inbound_secret", secret)):
+            (configs / file).write_text(content)
+            (configs / file).chmod(0o600)
+
+    def kill(self) -> bool:
+        alive = self.process.alive()
+        self.process.kill_everything()
+        return alive
+
+    def kill_all(self) -> None:
+        self.process.kill_everything()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.process.port)
 
 
 @asynccontextmanager

@@ -24,7 +24,20 @@ import pytest
 
 from tests.conftest import require
 from tests.shim.postgres import Postgres, programs
-from tests.shim.walks.chaos import ADMIN, ENDS, HOLDS, ROOT, Caller, Place, Relay, Replica, Report, relaying
+from tests.shim.walks.chaos import (
+    ADMIN,
+    ENDS,
+    HOLDS,
+    ROOT,
+    SETTINGS,
+    Caller,
+    Outside,
+    Place,
+    Relay,
+    Replica,
+    Report,
+    relaying,
+)
 from workspace_adapter.queueing import Rules, State
 from workspace_adapter.shim.store.contract import OVER, Item
 from workspace_adapter.shim.store.postgres import PostgresStore
@@ -37,7 +50,10 @@ CALM = 120.0
 """Seconds in which everything must be over once nothing fails any more."""
 
 REPLICAS = 3
-PLACES = ("ends", "holds", "third")
+STARTED = ("ends", "holds")
+"""Workspaces that the shim starts; beside them there is one that it does not."""
+
+PLACES = (*STARTED, "outside")
 
 
 class Stage:
@@ -54,6 +70,9 @@ class Stage:
         self.until = 0.0
         self.front: Relay
         self.back: Relay
+        self.side: Relay
+        self.secret = ""
+        self.outside: Outside
 
     @property
     def url(self) -> str:
@@ -91,6 +110,9 @@ class Stage:
                 continue
         raise ConnectionRefusedError
 
+    async def to_the_outside(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await self.outside.connect()
+
     async def to_the_database(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_unix_connection(str(self.database.folder / ".s.PGSQL.5432"))
 
@@ -104,25 +126,28 @@ class Stage:
         ) as operator:
             await self.ready(operator)
             for name in PLACES:
-                environ = {
-                    "WORKSPACE_ADAPTER": HOLDS if name == "holds" else ENDS,
-                    "WORKSPACE_MAX_CONCURRENT_TURNS": "3",
-                    "WORKSPACE_RESUME_MAX_ATTEMPTS": "1000",
-                    "WORKSPACE_RESUME_MAX_TOTAL": "10000",
-                    "WORKSPACE_HEARTBEAT_INTERVAL": "5",
-                }
-                body = {
-                    "id": name,
-                    "provisioner": "process",
-                    "max_concurrent_tasks": 3,
-                    "spec": {"environ": environ, "inherit": ["CI_MARK"]},
-                }
+                environ = {**SETTINGS, "WORKSPACE_ADAPTER": HOLDS if name == "holds" else ENDS}
+                spec = {"environ": environ, "inherit": ["CI_MARK"]}
+                body = {"id": name, "max_concurrent_tasks": 3} | (
+                    {"provisioner": "process", "spec": spec} if name in STARTED else {}
+                )
                 made = await operator.post("/workspaces", json=body)
                 assert made.status_code == 201, made.text
                 self.tokens[name] = made.json()["auth_token"]
+                self.secret = made.json()["platform_inbound_secret"]
             made = await operator.post("/tokens", json={"role": "caller", "name": "chaos"})
             self.tokens["caller"] = made.json()["auth_token"]
-        self.places = [Place(name, self.state_dir / "workspaces" / name) for name in PLACES]
+        self.outside = Outside(
+            PLACES[-1],
+            self.root / PLACES[-1],
+            url=self.url,
+            relay=self.side,
+            token=self.tokens[PLACES[-1]],
+            secret=self.secret,
+        )
+        self.outside.process.spawn()
+        self.places = [Place(name, self.state_dir / "workspaces" / name) for name in STARTED]
+        self.places.append(self.outside)
 
     async def ready(self, client: httpx.AsyncClient) -> None:
         with anyio.fail_after(60):
@@ -143,9 +168,11 @@ class Stage:
             while not self.over():
                 name = random.choice(PLACES)
                 session = random.choice((None, f"session-{number}", "shared"))
-                kind = random.choice(("send", "send", "wait", "stream", "burst", "delegate"))
+                kind = random.choice(("send", "hang up", "wait", "stream", "burst", "delegate"))
                 if kind == "send":
                     await caller.send(name, session)
+                elif kind == "hang up":
+                    await caller.hang_up(name, session)
                 elif kind == "wait":
                     await caller.send(name, session, wait=1)
                 elif kind == "stream":
@@ -166,11 +193,14 @@ class Stage:
         faults: list[tuple[int, Callable[[], Coroutine[Any, Any, None]]]] = [
             (4, self.kill_a_replica),
             (2, self.stop_a_replica),
-            (4, self.kill_a_workspace),
+            (3, self.kill_a_workspace),
+            (2, self.kill_the_workspace_outside),
+            (1, self.stop_the_workspace_outside),
             (4, self.restart_a_workspace),
             (1, self.kill_the_database),
             (3, self.cut_callers),
             (3, self.cut_the_database),
+            (3, self.cut_the_workspace_outside),
         ]
         weights = [weight for weight, _ in faults]
         async with anyio.create_task_group() as tasks:
@@ -196,10 +226,25 @@ class Stage:
                 replica.start()
 
     async def kill_a_workspace(self) -> None:
-        random.choice(self.places).kill()
+        random.choice(self.places[:-1]).kill()
+
+    async def kill_the_workspace_outside(self) -> None:
+        await anyio.to_thread.run_sync(self.outside.kill)
+        await self._start_outside()
+
+    async def stop_the_workspace_outside(self) -> None:
+        if self.outside.process.alive():
+            self.outside.process.terminate()
+            await self.outside.process.exited()
+        await self._start_outside()
+
+    async def _start_outside(self) -> None:
+        await anyio.sleep(random.uniform(0, 2))
+        if not self.outside.process.alive():
+            self.outside.process.spawn()
 
     async def restart_a_workspace(self) -> None:
-        await self._ask(random.choice(PLACES), "restart")
+        await self._ask(random.choice(STARTED), "restart")
 
     async def _ask(self, name: str, what: str) -> None:
         async with httpx.AsyncClient(
@@ -224,10 +269,13 @@ class Stage:
     async def cut_the_database(self) -> None:
         self.back.cut(0.5)
 
+    async def cut_the_workspace_outside(self) -> None:
+        self.side.cut(0.7)
+
     async def mend(self) -> None:
         """Restart what was given up: it died more often than a workspace may."""
-        for place in self.places:
-            await self._ask(place.name, "restart")
+        for name in STARTED:
+            await self._ask(name, "restart")
 
     # --- the end ----------------------------------------------------------------------
 
@@ -271,12 +319,12 @@ class Stage:
             problems += self.out_of_order(place)
 
     def out_of_order(self, place: Place) -> list[str]:
-        """Find what a session's messages, left in order by one caller, did in another order."""
+        """Find what messages of one session and priority, left in order, did in another order."""
         places = {label: number for number, label in enumerate(dict.fromkeys(place.effects()))}
         sessions: dict[str, list[str]] = {}
         for sent in self.report.sent:
             if sent.workspace_id == place.name and (sent.session or "").startswith("burst-"):
-                sessions.setdefault(sent.session or "", []).append(sent.label)
+                sessions.setdefault(f"{sent.session} at {sent.priority}", []).append(sent.label)
         return [
             f"{second} of {session} at {place.name} came before {first}"
             for session, labels in sessions.items()
@@ -300,7 +348,11 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     stage = Stage(tmp_path, database)
     try:
         await anyio.to_thread.run_sync(database.start)
-        async with relaying(stage.to_the_database) as stage.back, relaying(stage.to_a_replica) as stage.front:
+        async with (
+            relaying(stage.to_the_database) as stage.back,
+            relaying(stage.to_a_replica) as stage.front,
+            relaying(stage.to_the_outside) as stage.side,
+        ):
             stage.build()
             try:
                 yield stage
