@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import httpx
@@ -56,13 +57,28 @@ OpenJournal = Callable[[Path], AbstractContextManager[Journal]]
 """Opens the journal of a state directory for reading, whether a sidecar runs or not."""
 
 
+class Site(Protocol):
+    """A workspace that is played on, wherever it runs."""
+
+    @property
+    def patience(self) -> float: ...
+    @property
+    def state_dir(self) -> Path: ...
+    def envelope(self, text: str) -> dict[str, Any]: ...
+    def logged(self) -> str: ...
+
+
+W = TypeVar("W", bound=Site)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """One message and what happens to the workspace meanwhile."""
 
     title: str
     prompt: str
-    interrupt: Callable[[Stage], Awaitable[None]]
+    interrupt: Callable[[Any], Awaitable[None]]
+    """Told the stage."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,7 +110,7 @@ class Played:
         ]
 
 
-class Stage:
+class Stage(ABC, Generic[W]):
     """A workspace, its caller and what they tell.
 
     Args:
@@ -102,12 +118,36 @@ class Stage:
     """
 
     def __init__(
-        self, workspace: Workspace, timeline: Timeline, open_journal: OpenJournal, *, gated: bool = True
+        self, workspace: W, timeline: Timeline, open_journal: OpenJournal, *, gated: bool = True
     ) -> None:
         self.workspace = workspace
         self.timeline = timeline
         self._open_journal = open_journal
         self._gated = gated
+
+    @abstractmethod
+    async def ask(self, played: Played, body: Mapping[str, Any], message_id: str) -> None:
+        """Ask as any caller does, until ``played.answer`` is there."""
+
+    @abstractmethod
+    async def ask_again(self, body: Mapping[str, Any]) -> str:
+        """Send the same message once more; return what is told.
+
+        Raises:
+            NotInTime: nothing is.
+        """
+
+    @abstractmethod
+    async def serve_again(self) -> None:
+        """Have the workspace serve after what was done to it."""
+
+    @abstractmethod
+    def must_run(self) -> None:
+        """Look whether what is waited for can still come.
+
+        Raises:
+            NotInTime: it cannot.
+        """
 
     async def play(self, scene: Scene) -> Played:
         """Play one scene to its answer, or as far as it goes within the workspace's patience."""
@@ -116,7 +156,7 @@ class Stage:
         body = self.workspace.envelope(scene.prompt)
         message_id = body["params"]["message"]["messageId"]
         async with anyio.create_task_group() as caller:
-            caller.start_soon(self._ask, played, body, message_id)
+            caller.start_soon(self.ask, played, body, message_id)
             try:
                 await self._play(played, body, message_id)
             except NotInTime as late:
@@ -139,41 +179,16 @@ class Stage:
             played.cut = played.calls
             self._show(played)
             stood = played.turn
-            await self.workspace.start()
-            self.timeline.tell("sidecar", "started again")
+            await self.serve_again()
         async with self.timeline.progress("the caller waits for its answer"):
             await self._until(lambda: played.answer is not None, "the caller's answer")
         self._look(played, message_id)
         self._show_resumption(played, stood)
-        try:
-            again = _told(await self.workspace.post(body))
-        except httpx.TransportError:
-            raise self._late("the same message sent once more was not answered") from None
+        again = await self.ask_again(body)
         same = "the same" if again == played.answer else f"something else: {excerpt(again)}"
         self.timeline.tell("caller", f"asks once more, and is told {same}")
         if again != played.answer:
             raise NotInTime("the same message got two answers", self.workspace.logged())
-
-    # --- the caller -------------------------------------------------------------------
-
-    async def _ask(self, played: Played, body: Mapping[str, Any], message_id: str) -> None:
-        """Ask as any caller does: the same message again until it is answered."""
-        self.timeline.tell("caller", f"sends message {message_id[:8]}…")
-        told = ""
-        while True:
-            try:
-                reply = await self.workspace.post(body)
-                if reply.status_code not in (502, 503):
-                    break
-                lost = f"is told {reply.status_code}: {reply.json()['error']}"
-            except httpx.TransportError:
-                lost = "loses its connection"
-            if lost != told:
-                self.timeline.tell("caller", f"{lost}; sends the same message again")
-                told = lost
-            await anyio.sleep(0.1)
-        played.answer = _told(reply)
-        self.timeline.tell("caller", f"is answered: {excerpt(played.answer)}")
 
     # --- the journal ------------------------------------------------------------------
 
@@ -181,7 +196,7 @@ class Stage:
         """Wait until there is something to interrupt; say what, or nothing when the turn ended."""
         began = time.monotonic()
         while played.answer is None:
-            self._must_run()
+            self.must_run()
             self._look(played, message_id)
             overdue = time.monotonic() - began > self.workspace.patience
             turn = played.turn
@@ -194,7 +209,7 @@ class Stage:
                 if overdue:
                     return f"it has called no tool for {self.workspace.patience:g} s"
             elif overdue:
-                raise self._late("no turn began")
+                raise self.late("no turn began")
             await anyio.sleep(0.01)
         return ""
 
@@ -246,19 +261,52 @@ class Stage:
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         with anyio.move_on_after(self.workspace.patience):
             while not condition():
-                self._must_run()
+                self.must_run()
                 await anyio.sleep(0.01)
             return
-        raise self._late(f"{what} did not come")
+        raise self.late(f"{what} did not come")
 
-    def _must_run(self) -> None:
+    def late(self, what: str) -> NotInTime:
+        """Return the error that says what did not come."""
+        return NotInTime(f"{what} within {self.workspace.patience:g} s", self.workspace.logged())
+
+
+class SidecarStage(Stage[Workspace]):
+    """A workspace that stands alone: who plays on it starts it again."""
+
+    async def ask(self, played: Played, body: Mapping[str, Any], message_id: str) -> None:
+        self.timeline.tell("caller", f"sends message {message_id[:8]}…")
+        told = ""
+        while True:
+            try:
+                reply = await self.workspace.post(body)
+                if reply.status_code not in (502, 503):
+                    break
+                lost = f"is told {reply.status_code}: {reply.json()['error']}"
+            except httpx.TransportError:
+                lost = "loses its connection"
+            if lost != told:
+                self.timeline.tell("caller", f"{lost}; sends the same message again")
+                told = lost
+            await anyio.sleep(0.1)
+        played.answer = told_by(reply)
+        self.timeline.tell("caller", f"is answered: {excerpt(played.answer)}")
+
+    async def ask_again(self, body: Mapping[str, Any]) -> str:
+        try:
+            return told_by(await self.workspace.post(body))
+        except httpx.TransportError:
+            raise self.late("the same message sent once more was not answered") from None
+
+    async def serve_again(self) -> None:
+        await self.workspace.start()
+        self.timeline.tell("sidecar", "started again")
+
+    def must_run(self) -> None:
         process = self.workspace.process
         if process is not None and process.poll() is not None:
             why = f"the sidecar ended by itself, with code {process.returncode}"
             raise NotInTime(why, self.workspace.logged())
-
-    def _late(self, what: str) -> NotInTime:
-        return NotInTime(f"{what} within {self.workspace.patience:g} s", self.workspace.logged())
 
 
 def excerpt(answer: str | None) -> str:
@@ -267,7 +315,7 @@ def excerpt(answer: str | None) -> str:
     return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}… ({len(text)} characters)"
 
 
-def _told(reply: httpx.Response) -> str:
+def told_by(reply: httpx.Response) -> str:
     """Return what a caller reads from a reply that is final."""
     body = reply.json()
     if "result" in body:
@@ -278,13 +326,13 @@ def _told(reply: httpx.Response) -> str:
 # --- what happens to a workspace ------------------------------------------------------
 
 
-async def kill(stage: Stage) -> None:
+async def kill(stage: SidecarStage) -> None:
     """Lose the container: SIGKILL to everything in it."""
     killed = stage.workspace.kill_everything()
     stage.timeline.tell("you", f"kill -9 of everything: {killed} {'process' if killed == 1 else 'processes'}")
 
 
-async def announce(stage: Stage) -> None:
+async def announce(stage: SidecarStage) -> None:
     """Restart it as the platform does: say so, await the acknowledgement, stop it.
 
     Raises:
@@ -313,7 +361,7 @@ async def announce(stage: Stage) -> None:
     timeline.tell("platform", "the container is stopped")
 
 
-async def terminate(stage: Stage) -> None:
+async def terminate(stage: SidecarStage) -> None:
     """Stop it without a word before.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import httpx
 
-from .workspace import MARK, Child
+from .workspace import MARK, Child, NotInTime, carrying, end_all
 
 
 class Shim(Child):
@@ -79,19 +79,47 @@ class Shim(Child):
         async with httpx.AsyncClient(base_url=self.url, timeout=self.patience) as client:
             return await client.post(f"/workspaces/{workspace_id}/a2a", json=body, headers=headers)
 
-    async def until_online(self, workspace_id: str) -> dict[str, Any]:
+    async def until_online(self, workspace_id: str, *, other_than: str | None = None) -> dict[str, Any]:
         """Wait until a workspace is online and nothing is done to it; return it.
 
+        Args:
+            other_than: the boot id of a life that does not count.
+
         Raises:
-            TimeoutError: it did not come.
+            NotInTime: it did not come.
         """
-        with anyio.fail_after(self.patience):
-            while True:
-                with suppress(httpx.TransportError):
-                    found: dict[str, Any] = await self.call("GET", f"/workspaces/{workspace_id}")
-                    if found["status"] == "online" and not found["restarting"]:
-                        return found
+
+        async def online() -> dict[str, Any] | None:
+            with suppress(httpx.TransportError, AssertionError):  # the shim may be starting too
+                found: dict[str, Any] = await self.call("GET", f"/workspaces/{workspace_id}")
+                if found["status"] == "online" and not found["restarting"] and found["boot_id"] != other_than:
+                    return found
+            return None
+
+        return await self._found(online, f"workspace {workspace_id}")
+
+    async def until_over(self, workspace_id: str, cycle_id: str) -> dict[str, Any]:
+        """Wait for the end of a restart, or of what else was asked for; return it.
+
+        Raises:
+            NotInTime: it did not come.
+        """
+
+        async def over() -> dict[str, Any] | None:
+            for cycle in await self.call("GET", f"/workspaces/{workspace_id}/restarts"):
+                if cycle["id"] == cycle_id and "ended_at" in cycle:
+                    found: dict[str, Any] = cycle
+                    return found
+            return None
+
+        return await self._found(over, f"the end of cycle {cycle_id}")
+
+    async def _found(self, look: Callable[[], Awaitable[dict[str, Any] | None]], what: str) -> dict[str, Any]:
+        with anyio.move_on_after(self.patience):
+            while (found := await look()) is None:  # noqa: ASYNC110  another process sets no event
                 await anyio.sleep(0.02)
+            return found
+        raise NotInTime(f"{what} did not come within {self.patience:g} s", self.logged())
 
     def pid(self, workspace_id: str) -> int:
         """Return the pid of a workspace's sidecar."""
@@ -100,3 +128,35 @@ class Shim(Child):
     def kill_workspace(self, workspace_id: str) -> None:
         """SIGKILL a workspace's sidecar; what it started may survive it."""
         os.kill(self.pid(workspace_id), signal.SIGKILL)
+
+
+class Guest:
+    """A workspace that a shim runs as a process, to be played on.
+
+    Args:
+        shim: whose it is.
+        workspace_id: under which it was made.
+    """
+
+    def __init__(self, shim: Shim, workspace_id: str) -> None:
+        self.shim = shim
+        self.id = workspace_id
+        self.place = shim.place(workspace_id)
+        self.patience = shim.patience
+        self.state_dir = self.place / "state"
+        self.workdir = self.place / "work"
+        self.url = f"{shim.url}/workspaces/{workspace_id}/a2a"
+        """Where messages for it are sent."""
+
+    def envelope(self, text: str) -> dict[str, Any]:
+        """Build an A2A 0.3 envelope."""
+        return self.shim.envelope(text)
+
+    def logged(self) -> str:
+        """Everything it and its shim have logged."""
+        log = self.place / "workspace.log"
+        return f"{log.read_text(errors='replace') if log.exists() else ''}\n{self.shim.logged()}"
+
+    def kill_everything(self) -> int:
+        """SIGKILL everything that runs in it, as a lost container does; return how many processes."""
+        return end_all(lambda: carrying(f"WORKSPACE_PROCESS={self.place}"))

@@ -15,7 +15,7 @@ import anyio.to_thread
 import httpx
 
 from ..turns import Call, State
-from .scenes import OpenJournal, Played, Scene, Stage, announce, excerpt, kill, stay, terminate
+from .scenes import OpenJournal, Played, Scene, SidecarStage, announce, excerpt, kill, stay, terminate
 from .timeline import Timeline
 from .workspace import NotInTime, Workspace
 
@@ -85,7 +85,7 @@ async def attempt(
                 timeline.close({"accepted": 0, "problem": problem}, f"{adapter} could not be started")
                 return 2
             timeline.tell("sidecar", f"is ready at {workspace.url}, with {adapter}")
-            stage = Stage(workspace, timeline, open_journal, gated=_gated(workspace))
+            stage = SidecarStage(workspace, timeline, open_journal, gated=_gated(workspace))
             played: list[Played] = []
             for number, (how, interrupt) in enumerate(_INTERRUPTIONS):
                 prompt = prompts[number % len(prompts)]
@@ -144,7 +144,7 @@ def _gated(workspace: Workspace) -> bool:
 # --- after the scenes -----------------------------------------------------------------
 
 
-async def _explain(stage: Stage) -> None:
+async def _explain(stage: SidecarStage) -> None:
     """Say what can be found out about a scene that did not come to its end."""
     workspace = stage.workspace
     process = workspace.process

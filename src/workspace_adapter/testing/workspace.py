@@ -144,6 +144,32 @@ class Asker(ABC):
             raise NotInTime(f"{what} did not come within {self.patience:g} s", self.logged()) from None
 
 
+def carrying(mark: str) -> list[int]:
+    """Return every live process that has this line in its environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def end_all(find: Callable[[], list[int]]) -> int:
+    """SIGKILL processes until none is found, all at once so that nobody sees another go; return how many."""
+    killed: set[int] = set()
+    while pids := find():
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        killed.update(pids)
+        time.sleep(0.002)
+    return len(killed)
+
+
 class Child(Asker):
     """One of our servers as a child process: its directories survive, its processes do not.
 
@@ -206,19 +232,10 @@ class Child(Asker):
 
         Returns how many processes that were.
         """
-        killed: set[int] = set()
-        while pids := self.pids():
-            for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once, so that nobody sees another go
-                for pid in pids:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, number)
-            killed.update(pids)
-            if self.process is not None:
-                self.process.poll()
-            time.sleep(0.002)
+        killed = end_all(self.pids)
         if self.process is not None:
             self.process.wait()
-        return len(killed)
+        return killed
 
     def terminate(self) -> None:
         """Send SIGTERM to it."""
@@ -243,16 +260,9 @@ class Child(Asker):
 
     def pids(self) -> list[int]:
         """Every live process of it, found by a mark in its environment."""
-        mark = f"{MARK}={self._run_id}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-                except OSError:
-                    continue
-        return found
+        if self.process is not None:
+            self.process.poll()  # so that it is no zombie
+        return carrying(f"{MARK}={self._run_id}")
 
     def logged(self) -> str:
         """Everything it has logged in all its lives."""
