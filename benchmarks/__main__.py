@@ -20,6 +20,7 @@ ROWS = (
     "container",
     "queue",
     "loss",
+    "proxy",
 )
 """Files of this folder, in the table's order."""
 

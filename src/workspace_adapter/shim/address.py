@@ -24,6 +24,9 @@ from .store.contract import Workspace
 _RESOLVE = 5.0
 """Seconds a name may take at registration."""
 
+_REMEMBERED = 10_000
+"""URLs that are remembered as read."""
+
 
 def container_name(workspace_id: str) -> str:
     """Return what the container of a workspace is called."""
@@ -41,6 +44,8 @@ class Addresses:
     def __init__(self, ranges: Ranges, *, in_container: bool = False) -> None:
         self.ranges = ranges
         self._in_container = in_container
+        self._called: dict[tuple[str, str | None], str] = {}
+        """URLs that may be called: reading one takes longer than the rest of a call."""
 
     def url(self, workspace: Workspace, url: str | None = None) -> str:
         """Return the URL to call for a workspace, without a slash at the end.
@@ -51,12 +56,18 @@ class Addresses:
         Raises:
             AddressRefused: it may not be called. Names are looked at by :meth:`vet` and at the connection.
         """
-        parsed = _parsed(workspace.url if url is None else url)
+        wanted = workspace.url if url is None else url
+        if (called := self._called.get((workspace.id, wanted))) is not None:
+            return called
+        parsed = _parsed(wanted)
         if self._in_container and _is_local(parsed):
             parsed = _from_container(parsed, workspace)
         if (literal := _literal(parsed)) and (why := self.ranges.refusal(literal)):
             raise AddressRefused(f"the URL {parsed} may not be called: {why}")
-        return str(parsed).rstrip("/")
+        if len(self._called) >= _REMEMBERED:
+            self._called.clear()
+        called = self._called[workspace.id, wanted] = str(parsed).rstrip("/")
+        return called
 
     async def vet(self, workspace: Workspace, url: str) -> None:
         """Check what a workspace registers, its name's addresses too.

@@ -243,9 +243,15 @@ class _Relay:
         self.begun = True
         await self._send({"type": "http.response.start", "status": response.status, "headers": head})
 
+        length = there.get("content-length", "")
+
         async def relay() -> None:
+            left = int(length) if length.isdigit() else -1
             async for chunk in response.chunks():
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+                left -= len(chunk)
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": left != 0})
+                if left == 0:
+                    return
             await self._send({"type": "http.response.body", "body": b""})
 
         if there.get("content-type", "").startswith(CONTENT_TYPE):

@@ -101,6 +101,7 @@ def encode(data: bytes, number: int | None = None) -> bytes:
     return head + b"".join(b"data: %b\n" % line for line in _LINE_END.split(data)) + b"\n"
 
 
+_HEAD = 4096
 _MEMBER = re.compile(r"[ \t\r\n]*([{,])[ \t\r\n]*(?=\")")
 _COLON = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
 _read_value = json.JSONDecoder().raw_decode
@@ -111,17 +112,21 @@ def with_request_id(body: bytes, request_id: str | int | float | None) -> bytes:
 
     What is no JSON object, or has no ``id``, stays as it is.
     """
-    try:
-        text = body.decode()
-        span = _span_of_id(text)
-    except (ValueError, RecursionError):
-        return body
-    if span is None:
+    for text in (body[:_HEAD].decode(errors="ignore"), None):  # mostly it is at the head of a large answer
+        try:
+            span = _span_of_id(body.decode() if text is None else text)
+        except (ValueError, RecursionError):
+            continue
+        if span is not None:
+            break
+    else:
         return body
     start, end, found = span
     if found == request_id and type(found) is type(request_id):
         return body
-    return (text[:start] + json.dumps(request_id) + text[end:]).encode()
+    text = body.decode() if text is None else text
+    at, behind = len(text[:start].encode()), len(text[:end].encode())
+    return body[:at] + json.dumps(request_id).encode() + body[behind:]
 
 
 def _span_of_id(text: str) -> tuple[int, int, Any] | None:

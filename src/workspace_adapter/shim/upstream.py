@@ -111,6 +111,7 @@ class Upstream:
         self._addresses = addresses
         self._connect_timeout = connect_timeout
         self._deadline = deadline
+        self._patience = aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_read=deadline)
         self._answer_limit = answer_limit
         self._connections = connections
         self._per_host = per_host
@@ -195,9 +196,7 @@ class Upstream:
                 data=_payload(body) if isinstance(body, bytes) else body,
                 headers={**headers, **_authority(workspace)},
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, connect=self._connect_timeout, sock_read=self._deadline
-                ),
+                timeout=self._patience,
             )
         except AddressRefused as refusal:
             raise WorkspaceUnreachable(f"{hop}: {refusal}", sent=False) from refusal
