@@ -265,7 +265,7 @@ class Shim:
             for room in (dispatcher, sweeper, alerts, registry, waiters, restarts, deaths):
                 rooms.start_soon(room.run)
             self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
-            logger.info("open: %s", self._url)
+            logger.info("open: %s", self._url, extra={"boot_id": self._boot_id})
             await self._stopping.wait()
             self._front.shut("the shim is stopping; ask again in a moment")
             waiters.stop()
