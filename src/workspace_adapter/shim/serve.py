@@ -115,6 +115,7 @@ class Shim:
         self._front = Front()
         self._stopping = anyio.Event()
         self._living = anyio.CancelScope()
+        self._serving = False
         self._stop_asked = 0
         self._metrics: Metrics | None = None
 
@@ -266,6 +267,7 @@ class Shim:
                 rooms.start_soon(room.run)
             self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
             logger.info("open: %s", self._url, extra={"boot_id": self._boot_id})
+            self._serving = True
             await self._stopping.wait()
             self._front.shut("the shim is stopping; ask again in a moment")
             waiters.stop()
@@ -323,6 +325,8 @@ class Shim:
         self._stop_asked += 1
         logger.info("%s: stopping", why)
         self._stopping.set()
+        if not self._serving:
+            self._living.cancel()
         patience = _STOP if self._stop_asked == 1 else _HASTE
         self._living.deadline = min(self._living.deadline, anyio.current_time() + patience)
 
