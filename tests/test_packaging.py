@@ -58,7 +58,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
 ROOMS = {
     "runtimes": "claude",
     "testing": "test",
-    "shim/store/postgres/": "platform",
+    "shim/metrics.py": "metrics",
+    "shim/": "platform",
     "sidecar/telemetry/exporter.py": "otel",
     "sidecar/telemetry/metrics.py": "metrics",
 }
