@@ -708,6 +708,24 @@ async def test_a_workspace_that_is_removed_takes_its_tokens_and_messages_with_it
     assert await store.register("w", url="http://w", boot_id="b1", now=11.0)
 
 
+async def test_what_is_sent_to_a_workspace_made_anew_is_not_what_was_sent_to_the_former(store: Store) -> None:
+    await online(store)
+    (done, dropped) = await sent(store, "a", "b")
+    (lease,) = await store.claim("w", "p", most=1, now=20.0)
+    assert await settle(store, lease, DONE, answer=ANSWER)
+    for _ in range(2):
+        assert await store.set_status("w", Status.REMOVED, were=list(Status))
+        await online(store)
+        again = await store.enqueue(message("a"), now=40.0)
+        assert not again.joined
+        assert (await store.enqueue(message("a"), now=41.0)).joined
+        assert [held.id for held in await store.claim("w", "p", now=42.0)] == [again.id]
+    former = await store.item(done)
+    assert former is not None
+    assert former.answer == ANSWER
+    assert await state(store, dropped) is State.DROPPED
+
+
 async def test_a_token_is_known_by_its_digest_until_it_is_revoked(store: Store) -> None:
     await store.add_token("digest", role=Role.WORKSPACE, workspace_id="w", label="laptop", now=1.0)
     await store.add_token("admin", role=Role.OPERATOR, now=2.0)

@@ -77,6 +77,9 @@ class Workspaces(Part):
                     provisioner = excluded.provisioner, spec = excluded.spec, secret = excluded.secret
                     WHERE w.status = 'removed'
                 RETURNING id
+            ), former AS (  -- what was sent to the former one is not what is sent to this one
+                UPDATE a2a_queue AS q SET turn_key = turn_key || ' of ' || q.id FROM made
+                WHERE workspace_id = made.id AND ended_at IS NOT NULL
             )
             INSERT INTO vitals (workspace_id, max_concurrent) SELECT id, $3 FROM made
             ON CONFLICT (workspace_id) DO UPDATE SET beat_at = NULL, active_tasks = 0,

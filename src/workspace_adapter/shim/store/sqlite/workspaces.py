@@ -47,6 +47,12 @@ class Workspaces(Part):
                 secret,
             )
             if made:
+                # What was sent to the former one is not what is sent to this one.
+                transaction.change(
+                    "UPDATE a2a_queue SET turn_key = turn_key || ' of ' || id"
+                    " WHERE workspace_id = ? AND ended_at IS NOT NULL",
+                    workspace_id,
+                )
                 transaction.change(
                     "INSERT INTO vitals (workspace_id, max_concurrent) VALUES (?, ?) ON CONFLICT DO UPDATE"
                     " SET beat_at = NULL, active_tasks = 0, max_concurrent = excluded.max_concurrent,"
