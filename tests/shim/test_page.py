@@ -1,0 +1,27 @@
+"""The page of the shim, held to the addresses there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from workspace_adapter.shim import edge
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "shim.md").read_text()
+
+
+def test_every_address_is_on_the_page_and_no_other() -> None:
+    source = (ROOT / "src" / "workspace_adapter" / "shim" / "app.py").read_text()
+    declared = re.findall(r'Route\(\s*f?(?:"([^"]+)"|at|edge\.(\w+)), .*?methods=\["(\w+)"\]', source)
+    served = {("POST", path) for path in (edge.REGISTER, edge.HEARTBEAT, edge.UPDATE_CARD)}
+    for text, constant, method in declared:
+        path = getattr(edge, constant) if constant else text or "{at}"
+        path = path.replace("{at}", "/workspaces/{id}").replace("{{", "{").replace("}}", "}")
+        served.add((method, path))
+    shown = set(re.findall(r"`(GET|POST|DELETE) (/[^\s`?]*)`", PAGE))
+
+    assert len(served) > 20
+    assert served - shown == set()
+    ours = {(method, path) for method, path in shown if not re.search("activity|notify|delegat", path)}
+    assert ours - served == set()
