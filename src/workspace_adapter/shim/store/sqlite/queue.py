@@ -119,7 +119,8 @@ class Queue(Part):
         self, workspace_id: str, owner: str, *, most: int = 64, now: float | None = None
     ) -> list[Lease]:
         at = moment(now)
-        return await self._writer.run(lambda t: self._claim(t, workspace_id, owner, most, at))
+        # A lease that a loss of power undoes is a lease of a holder that died.
+        return await self._writer.run(lambda t: self._claim(t, workspace_id, owner, most, at), lasting=False)
 
     def _claim(
         self, transaction: Transaction, workspace_id: str, owner: str, most: int, at: float
@@ -182,7 +183,7 @@ class Queue(Part):
                 )
             }
 
-        return await self._writer.run(renew)
+        return await self._writer.run(renew, lasting=False)
 
     async def settle(self, settlement: Settlement, *, now: float | None = None) -> bool:
         at = moment(now)
@@ -239,7 +240,7 @@ class Queue(Part):
                 transaction.then(self.on_due, row["workspace_id"])
             return len(rows)
 
-        return await self._writer.run(promote)
+        return await self._writer.run(promote, lasting=False)
 
     async def expire(self, *, most: int = 500, now: float | None = None) -> int:
         at = moment(now)

@@ -217,7 +217,7 @@ class Workspaces(Part):
                     )
             return counted
 
-        return await self._writer.run(take)
+        return await self._writer.run(take, lasting=False)
 
     async def fell_silent(self, seconds: float, *, now: float | None = None) -> list[str]:
         before = moment(now) - seconds

@@ -61,6 +61,7 @@ Request = Callable[[Transaction], T]
 class _Waiting(NamedTuple):
     request: Request[Any]
     future: asyncio.Future[Any]
+    lasting: bool
 
 
 class _Answer(NamedTuple):
@@ -84,6 +85,8 @@ class Writer:
         self._free = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
         self._closing = False
+        self._lasting = True
+        """How the connection commits; the writer's thread alone knows."""
         self._ended = asyncio.Event()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
@@ -99,8 +102,12 @@ class Writer:
         self._thread.start()
         await self._opened
 
-    async def run(self, request: Request[T]) -> T:
+    async def run(self, request: Request[T], *, lasting: bool = True) -> T:
         """Have a request committed and return its result. A caller that is cancelled takes nothing back.
+
+        Args:
+            lasting: it is on the disk then. What is not survives the process, not a loss of power; it
+                comes to the disk with the next that is.
 
         Raises:
             StoreUnavailable: nothing of it was written.
@@ -109,7 +116,7 @@ class Writer:
         with self._free:
             if self._closing:
                 raise self._unavailable("it is closed")
-            self._waiting.append(_Waiting(request, future))
+            self._waiting.append(_Waiting(request, future, lasting))
             self._free.notify()
         return await future
 
@@ -189,6 +196,10 @@ class Writer:
         transaction: Transaction | None = Transaction(connection)
         assert transaction is not None
         try:
+            lasting = any(waiting.lasting for waiting in batch)
+            if lasting is not self._lasting:
+                connection.execute(f"PRAGMA synchronous={'FULL' if lasting else 'NORMAL'}")
+                self._lasting = lasting
             connection.execute("BEGIN IMMEDIATE")
             answers = [self._try(transaction, waiting) for waiting in batch]
             connection.execute("COMMIT")
