@@ -14,7 +14,8 @@ PAGE = (ROOT / "docs" / "shim.md").read_text()
 def test_every_address_is_on_the_page_and_no_other() -> None:
     source = (ROOT / "src" / "workspace_adapter" / "shim" / "app.py").read_text()
     declared = re.findall(r'Route\(\s*f?(?:"([^"]+)"|at|edge\.(\w+)), .*?methods=\["(\w+)"\]', source)
-    served = {("POST", path) for path in (edge.REGISTER, edge.HEARTBEAT, edge.UPDATE_CARD)}
+    plain = (edge.REGISTER, edge.HEARTBEAT, edge.UPDATE_CARD, "/workspaces/{id}/a2a")
+    served = {("POST", path) for path in plain}
     for text, constant, method in declared:
         path = getattr(edge, constant) if constant else text or "{at}"
         path = path.replace("{at}", "/workspaces/{id}").replace("{{", "{").replace("}}", "}")
