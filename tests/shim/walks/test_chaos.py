@@ -193,6 +193,7 @@ class Stage:
         faults: list[tuple[int, Callable[[], Coroutine[Any, Any, None]]]] = [
             (4, self.kill_a_replica),
             (2, self.stop_a_replica),
+            (2, self.freeze_a_replica),
             (3, self.kill_a_workspace),
             (2, self.kill_the_workspace_outside),
             (1, self.stop_the_workspace_outside),
@@ -224,6 +225,14 @@ class Stage:
             await anyio.sleep(random.uniform(0, 2))
             if not replica.alive:
                 replica.start()
+
+    async def freeze_a_replica(self) -> None:
+        """Stop one, mostly for longer than a lease: it goes on in the belief that it has its items."""
+        alive = [replica for replica in self.replicas if replica.alive]
+        if alive and (process := random.choice(alive).process) is not None:
+            process.send_signal(signal.SIGSTOP)
+            await anyio.sleep(random.uniform(1, 9))
+            process.send_signal(signal.SIGCONT)
 
     async def kill_a_workspace(self) -> None:
         random.choice(self.places[:-1]).kill()
