@@ -184,8 +184,8 @@ def test_each_store_runs_cycles_as_the_model_does(place: Place) -> None:
     run_state_machine_as_test(
         lambda: Cycles(place, next(numbers)),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=60 if place.kind == "sqlite" else 20,
-            stateful_step_count=40,
+            max_examples=40 if place.kind == "sqlite" else 10,
+            stateful_step_count=30,
             deadline=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
