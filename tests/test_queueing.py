@@ -180,7 +180,14 @@ def test_what_is_lost_while_restarting_burns_nothing(lost: Lost) -> None:
     assert not said.strike
 
 
-@pytest.mark.parametrize("lost", Lost)
+def test_a_message_that_its_workspace_never_saw_waits_for_it_uncounted() -> None:
+    said = verdict(Lost.UNREACHED, strikes=RULES.strikes - 1)
+    assert (said.state, said.strike, said.taken) == (State.QUEUED, False, False)
+    assert said.ends_batch
+    assert said.wait == RULES.busy_wait
+
+
+@pytest.mark.parametrize("lost", [Lost.CUT, Lost.LATE])
 def test_what_is_lost_without_a_restart_is_counted(lost: Lost) -> None:
     assert verdict(lost).strike
     assert verdict(lost).state is State.DELAYED

@@ -96,7 +96,7 @@ class Rules:
     retry_after_cap: float = 300.0
     """The longest time that a workspace may ask us to wait."""
     busy_wait: float = 2.0
-    """For a workspace that was busy and named no time; a beat that shows room ends it."""
+    """For a workspace that was busy and named no time, or was not reached; a beat that shows room ends it."""
     lease: float = 15.0
     """How long a lease holds without being renewed."""
     renewal: float = 5.0
@@ -285,7 +285,8 @@ def judge(reply: Reply | Lost, *, rules: Rules, strikes: int, restarting: bool, 
     ... that says ``retryable``              ``delayed``; with the last strike ``failed``, answer kept
     429, ``busy``, ``restarting``            the same row back, no strike; the batch ends
     400, 413, 415 ...                        ``completed`` with the refusal
-    not reached, cut, late, 502-504          while restarting back, no strike; else ``delayed``
+    not reached                              the same row back, no strike: it saw nothing; the batch ends
+    cut, late, 502-504                       while restarting back, no strike; else ``delayed``
     202, empty, no JSON, 3xx, 401, 404, 5xx  ``delayed``: none of these is an answer
     =======================================  =====================================================
 
@@ -295,10 +296,11 @@ def judge(reply: Reply | Lost, *, rules: Rules, strikes: int, restarting: bool, 
         jitter: between 0 and 1.
     """
     if isinstance(reply, Lost):
-        taken = reply is not Lost.UNREACHED
         if restarting:
-            return _back(rules, f"{_LOST[reply]}; it is restarting", None, taken=taken)
-        return _later(rules, strikes, jitter, _LOST[reply], None, taken=taken)
+            return _back(rules, f"{_LOST[reply]}; it is restarting", None, taken=reply is not Lost.UNREACHED)
+        if reply is Lost.UNREACHED:
+            return _back(rules, _LOST[reply], None, taken=False)
+        return _later(rules, strikes, jitter, _LOST[reply], None, taken=True)
     asked, status = reply.asked_wait, reply.status
     if reply.says("restarting"):
         return _back(rules, "the workspace is restarting and keeps it", asked, taken=True)

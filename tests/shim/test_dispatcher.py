@@ -310,8 +310,9 @@ async def test_a_workspace_that_cannot_be_reached_is_suspected(platform: Platfor
     await platform.workspace("w", "http://127.0.0.1:1")
     async with platform.running():
         item_id = await platform.send("w", "hello")
-        item = await platform.when(item_id, lambda item: item.strikes)
+        item = await platform.when(item_id, lambda item: item.last_error)
     assert set(platform.suspected) == {"w"}
+    assert (item.state, item.strikes) == (State.QUEUED, 0)  # it saw nothing: nothing is counted
     assert item.last_error is not None
     assert item.last_error.startswith("the workspace could not be reached (ClientConnectorError")
 
