@@ -143,7 +143,7 @@ def read_json(body: bytes) -> Any:
     """
     deep = f"the body is nested more than {MAX_DEPTH} levels deep"
     try:
-        value = json.loads(body.decode(), parse_constant=_no_such_number)
+        value = json.loads(body.decode(), parse_constant=_no_such_number, parse_float=_finite)
     except RecursionError:
         raise TooDeep(deep) from None
     except ValueError:
@@ -156,6 +156,14 @@ def read_json(body: bytes) -> Any:
 
 def _no_such_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    """Read a number; one that is too large would be written as what is not JSON."""
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        _no_such_number(text)
+    return number
 
 
 MAX_NAME = 512

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from tests.shim.scripted import Exchange, Script, Scripted, scripted, until
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.queueing import Rules
 from workspace_adapter.shim.identity import Caller
-from workspace_adapter.shim.store.contract import Role, Status
+from workspace_adapter.shim.store.contract import Item, Role, Status
 from workspace_adapter.shim.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -538,3 +541,91 @@ async def test_a_workspace_that_moved_is_found_where_it_is(sqlite: SqliteStore) 
         await sqlite.register("w", url=there.url, boot_id="w-boot")
         assert (await shim.post(body)).status_code == 200
         assert len(there.requests) == 1
+
+
+async def test_a_stream_that_passes_through_and_breaks_off_ends_without_its_last_event(
+    sqlite: SqliteStore, logged: StringIO
+) -> None:
+    async def tell(exchange: Exchange) -> None:
+        await exchange.head(200, content_type="text/event-stream", transfer_encoding="chunked")
+        await exchange.say(b"b\r\ndata: {}\n\n\n\r\n")
+        exchange.reset()
+
+    async with platform(sqlite, tell) as (shim, _):
+        found = await shim.post({"method": "tasks/resubscribe", "params": {"id": "t"}})
+        assert (found.status_code, found.text) == (200, "data: {}\n\n\n")
+        assert (await shim.post({"method": "tasks/resubscribe", "params": {"id": "t"}})).status_code == 200
+    assert "Traceback" not in logged.getvalue()
+
+
+async def test_an_answer_that_passes_through_and_breaks_off_is_seen_to_be_cut(sqlite: SqliteStore) -> None:
+    async def tell(exchange: Exchange) -> None:
+        await exchange.head(200, content_type="application/json", content_length="100")
+        await exchange.say(b"{")
+        exchange.reset()
+
+    async with platform(sqlite, tell) as (shim, _):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await shim.post({"method": "tasks/get", "params": {"id": "t"}})
+
+
+async def test_an_answer_without_a_body_passes_through(sqlite: SqliteStore) -> None:
+    async def tell(exchange: Exchange) -> None:
+        await exchange.answer(500, b"")
+
+    async with platform(sqlite, tell) as (shim, _):
+        found = await shim.post({"method": "tasks/get", "params": {"id": "t"}})
+        assert (found.status_code, found.content) == (500, b"")
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+
+async def test_who_is_held_does_not_hold_its_message_in_memory(sqlite: SqliteStore) -> None:
+    size, many = 1 << 20, 12
+    async with house(sqlite) as shim, anyio.create_task_group() as tasks:
+        await shim.workspace("w", None)
+        bodies = [json.dumps(message("x" * size)).encode() for _ in range(many)]
+        tracemalloc.start()
+        try:
+            for body in bodies:
+                tasks.start_soon(shim.post, body)
+            await until(lambda: shim.waiters.held == many)
+            await anyio.wait_all_tasks_blocked()
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < many * size / 2
+        finally:
+            tracemalloc.stop()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", ["%00", "..", "W", "a_b", "x" * 200, "%ED%A0%80"])
+async def test_a_name_that_no_workspace_has_is_unknown(sqlite: SqliteStore, name: str) -> None:
+    async with house(sqlite) as shim:
+        assert (await shim.ask("hi", to=name)).status_code == 404
+
+
+async def test_a_store_that_goes_away_while_somebody_waits_is_waited_for(
+    sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, item, downs = Held(), sqlite.item, 0
+
+    async def down_once(item_id: int) -> Item | None:
+        nonlocal downs
+        downs += 1
+        if downs == 1:
+            raise StoreUnavailable("it is down")
+        return await item(item_id)
+
+    async with platform(sqlite, held, glance=0.05) as (shim, _), anyio.create_task_group() as tasks:
+        answers: list[httpx.Response] = []
+
+        async def ask() -> None:
+            answers.append(await shim.ask("hi"))
+
+        tasks.start_soon(ask)
+        await until(lambda: shim.waiters.held == 1)
+        monkeypatch.setattr(sqlite, "item", down_once)
+        held.go.set()
+        await until(lambda: answers)
+        assert answers[0].status_code == 200

@@ -187,6 +187,7 @@ SECRET = "do-not-quote-me"
         b"\xff",
         b"{" + SECRET.encode(),
         b'{"method": NaN}',
+        b'{"method": "tasks/get", "id": 1e400}',
         b"[" * 100_000,
         b'{"method": "message/send", "params": ' + b"[" * 70 + b"]" * 70 + b"}",
         [envelope(message())],

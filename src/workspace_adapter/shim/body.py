@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.types import Receive, Scope
 
-from ..wire import MAX_DEPTH, depth
+from ..wire import NotJson, TooDeep, read_json
 from .refusal import Refusal
 
 
@@ -63,24 +61,9 @@ def parse(body: bytes) -> Any:
         Refusal: it is none, or nested too deeply.
     """
     try:
-        value = _DECODER.decode(body.decode())
-    except (ValueError, RecursionError):
-        raise Refusal(400, "the body must be JSON, in UTF-8") from None
-    # Counted first, since most have not even as many brackets.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and depth(value) > MAX_DEPTH:
-        raise Refusal(400, f"the body is nested more than {MAX_DEPTH} levels deep")
-    return value
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("a number is too large")
-    return number
+        return read_json(body)
+    except (NotJson, TooDeep) as error:
+        raise Refusal(400, str(error)) from None
 
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -97,9 +80,6 @@ def storable(value: Any) -> Any:
             return [storable(inner) for inner in value]
         case _:
             return value
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def _too_large(limit: int) -> Refusal:

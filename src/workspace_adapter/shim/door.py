@@ -17,17 +17,24 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import anyio
 from starlette.types import Receive, Scope, Send
 
-from ..errors import ContentConflict, StoreUnavailable, UnknownWorkspace, WorkspaceUnreachable
+from ..errors import (
+    ContentConflict,
+    StoreUnavailable,
+    UnknownWorkspace,
+    WorkspaceAdapterError,
+    WorkspaceUnreachable,
+)
 from ..queueing import ENDED
 from . import answers, envelope
 from .answers import Told
 from .body import read
 from .envelope import BadCall, Call, NotAllowed, Sender
-from .identity import Caller, caller_of
+from .identity import WORKSPACE_ID, Caller, caller_of
 from .refusal import Refusal
 from .store.contract import Enqueued, Message, Status, Store, Workspace
 from .streams import CONTENT_TYPE
@@ -91,12 +98,25 @@ class Door:
         if scope["method"] != "POST":
             raise Refusal(405, "POST only", headers={"allow": "POST"})
         workspace_id: str = scope["path"].split("/")[2]
-        caller = caller_of(scope)
+        if not WORKSPACE_ID.fullmatch(workspace_id):
+            raise Refusal(404, "there is no such workspace")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        body = await read(scope, receive, self._body_limit)
+        call = await self._read(scope, receive, workspace_id, headers)
+        if call.message is None:
+            await self._pass(call, workspace_id, caller_of(scope), headers, receive, send)
+            return
+        enqueued = await self._enqueue(call, call.message, send)
+        call = replace(call, body=b"", message=None)  # who is held is not to hold its message in memory
+        if enqueued is not None:
+            await self._hold_open(call, enqueued, workspace_id, headers, receive, send)
+
+    async def _read(
+        self, scope: Scope, receive: Receive, workspace_id: str, headers: Mapping[str, str]
+    ) -> Call:
+        caller = caller_of(scope)
         try:
-            call = envelope.read(
-                body,
+            return envelope.read(
+                await read(scope, receive, self._body_limit),
                 workspace_id=workspace_id,
                 sender=Sender(
                     identity=caller.identity,
@@ -110,21 +130,16 @@ class Door:
             raise Refusal(400, str(error), hint=error.hint) from None
         except NotAllowed as error:
             raise Refusal(403, str(error)) from None
-        if call.message is not None:
-            await self._queue(call, call.message, headers, receive, send)
-        else:
-            await self._pass(call, workspace_id, caller, headers, receive, send)
 
     # --- messages -----------------------------------------------------------------------------
 
-    async def _queue(
-        self, call: Call, message: Message, headers: Mapping[str, str], receive: Receive, send: Send
-    ) -> None:
+    async def _enqueue(self, call: Call, message: Message, send: Send) -> Enqueued | None:
+        """Commit a message to the queue; ``None``: it was refused, and its caller told."""
         try:
             enqueued = await self._store.enqueue(message)
         except ContentConflict as error:
             await answers.in_rpc(-32602, str(error), call.request_id).send(send)
-            return
+            return None
         except UnknownWorkspace:
             workspace = await self._store.workspace(message.workspace_id)
             raise answers.no_workspace(message.workspace_id, workspace) from None
@@ -135,12 +150,22 @@ class Door:
             call.method,
             extra={"workspace_id": message.workspace_id},
         )
+        return enqueued
 
+    async def _hold_open(
+        self,
+        call: Call,
+        enqueued: Enqueued,
+        workspace_id: str,
+        headers: Mapping[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
         async def over() -> Told:
             workspace, depth = None, 1
             with suppress(StoreUnavailable):  # it was there when the message was kept
-                depth = await self._store.depth(message.workspace_id)
-                workspace = await self._store.workspace(message.workspace_id)
+                depth = await self._store.depth(workspace_id)
+                workspace = await self._store.workspace(workspace_id)
             return answers.queued(enqueued.id, depth, workspace)
 
         with self._waiters.hold() as free:
@@ -254,10 +279,15 @@ class _Relay:
                     return
             await self._send({"type": "http.response.body", "body": b""})
 
-        if there.get("content-type", "").startswith(CONTENT_TYPE):
-            await _unless_gone(self._receive, relay)
-        else:
+        if not there.get("content-type", "").startswith(CONTENT_TYPE):
             await relay()
+            return
+        try:
+            await _unless_gone(self._receive, relay)
+        except WorkspaceUnreachable:
+            # Its last event is missing: that says it to who reads, and it is asked to subscribe again.
+            await self._send({"type": "http.response.body", "body": b""})
+            raise
 
 
 async def _unless_gone(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
@@ -268,10 +298,16 @@ async def _unless_gone(receive: Receive, work: Callable[[], Awaitable[None]]) ->
             pass
         tasks.cancel_scope.cancel()
 
+    failed: WorkspaceAdapterError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)
-        await work()
+        try:
+            await work()
+        except WorkspaceAdapterError as error:  # not to be raised as a group
+            failed = error
         tasks.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
 
 
 def _new_id() -> str:
