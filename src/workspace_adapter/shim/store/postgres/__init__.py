@@ -63,14 +63,15 @@ class PostgresStore(Workspaces, Queue, Streams, Cycles, Log):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             settings = {**_SETTINGS, "search_path": self._schema}
-            try:
-                await migrate(self._url, self._schema, timeout=self._patience)
-            except (*PASSING, asyncpg.PostgresError) as error:
-                raise unavailable(error) from error
             self._connections = Connections(
                 self._url, settings, most=self._most_connections, timeout=self._patience
             )
             stack.push_async_callback(self._connections.close)
+            try:
+                await migrate(self._url, self._schema, timeout=self._patience)
+                await self._connections.open()
+            except (*PASSING, asyncpg.PostgresError) as error:
+                raise unavailable(error) from error
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             self._words = Words(self._url, self._schema, settings, self._hear)
             self._open_queue()

@@ -26,6 +26,10 @@ class Connections:
         self._slots = anyio.Semaphore(most, fast_acquire=True)
         self._idle: list[Any] = []
 
+    async def open(self) -> None:
+        """Make the first, so that no verb has to."""
+        self._idle.append(await self._take())
+
     async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Do something on one that nobody else has meanwhile."""
         async with self._slots:
