@@ -21,6 +21,7 @@ ROWS = (
     "queue",
     "loss",
     "proxy",
+    "held",
 )
 """Files of this folder, in the table's order."""
 
