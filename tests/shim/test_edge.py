@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 from starlette.types import Message as AsgiMessage
 from starlette.types import Scope
@@ -152,3 +153,13 @@ async def test_a_body_is_read_to_its_limit_and_no_further() -> None:
     with pytest.raises(Refusal):
         await read({"type": "http", "headers": [(b"content-length", b"56")]}, receive, 55)
     assert len(sent) == 94, "nothing of it was read"
+
+
+async def test_a_body_that_never_ends_is_not_waited_for() -> None:
+    async def receive() -> AsgiMessage:
+        await anyio.sleep(0.02)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    with pytest.raises(Refusal) as refused:
+        await read({"type": "http", "headers": []}, receive, 1 << 20, patience=0.1)
+    assert refused.value.status == 408

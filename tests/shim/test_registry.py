@@ -48,12 +48,22 @@ async def test_once_a_workspace_has_a_token_nobody_registers_without_it(tmp_path
         await known(shim)
         other = await known(shim, "v")
         refused = [
-            await shim.register(bearer=bearer, url="http://127.0.0.1:8") for bearer in (None, "x", other)
+            await shim.register(bearer=bearer, boot="b2", url="http://127.0.0.1:8")
+            for bearer in (None, "x", other)
         ]
 
         assert [reply.status_code for reply in refused] == [401, 401, 401]
         assert all("/tokens" in reply.json()["error"] for reply in refused)
         assert (await shim.workspace()).url == "http://127.0.0.1:9"
+
+
+async def test_a_first_registration_whose_reply_was_lost_is_repeated_by_the_same_life(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        await shim.register()
+        token = (await shim.register()).json()["auth_token"]
+        assert (await shim.beat(token)).status_code == 200
+    async with front(tmp_path, admin_token=ADMIN) as shim:
+        assert (await shim.register()).status_code == 401
 
 
 async def test_with_an_admin_token_nobody_registers_that_was_not_made(tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import anyio
 from starlette.types import Receive, Scope
 
 from ..wire import NotJson, TooDeep, read_json
 from .refusal import Refusal
+
+PATIENCE = 120.0
+"""Seconds that a body may take to come."""
 
 
 class HungUp(Exception):
@@ -24,11 +28,11 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read(scope: Scope, receive: Receive, limit: int, *, patience: float = PATIENCE) -> bytes:
     """Return the whole body.
 
     Raises:
-        Refusal: it is larger than ``limit``.
+        Refusal: it is larger than ``limit``, or did not come in time.
         HungUp: the caller left meanwhile.
     """
     declared = header(scope, b"content-length") or ""
@@ -43,14 +47,19 @@ async def read(scope: Scope, receive: Receive, limit: int) -> bytes:
             raise _too_large(limit)
         return body
     chunks, size = [body], len(body)
-    while message.get("more_body", False):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise HungUp
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > limit:
-            raise _too_large(limit)
+    try:
+        with anyio.fail_after(patience):
+            while message.get("more_body", False):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise HungUp
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                if size > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        error = f"the body did not come within {patience:g} s"
+        raise Refusal(408, error, headers={"connection": "close"}) from None
     return b"".join(chunks)
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-_HEAD_LIMIT = 64 << 10
-"""Bytes of a request's line and headers."""
-
-_HEAD_TIME = 20.0
-"""Seconds that they may take to come; as long, a new connection may be silent."""
 
 
 class _InOnePiece:
@@ -51,6 +46,11 @@ class _InOnePiece:
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
+    head_limit = 64 << 10
+    """Bytes of a request's line and headers."""
+    head_time = 20.0
+    """Seconds that they may take to come; as long, a new connection may be silent."""
+
     _head: int = 0
     """Bytes of the head that is incomplete."""
     _whole = False
@@ -60,7 +60,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.transport = cast(Any, _InOnePiece(transport, self.loop.call_soon))
-        self._late = self.loop.call_later(_HEAD_TIME, self.transport.close)
+        self._late = self.loop.call_later(self.head_time, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
@@ -71,11 +71,10 @@ class Protocol(HttpToolsProtocol):
         if self._whole or self.transport.is_closing():
             return
         self._head += len(data)
-        if self._head > _HEAD_LIMIT:
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+        if self._head > self.head_limit:
+            self._refuse(b"431 Request Header Fields Too Large", "the request's headers are too large")
         elif self._late is None:
-            self._late = self.loop.call_later(_HEAD_TIME, self.transport.close)
+            self._late = self.loop.call_later(self.head_time, self.transport.close)
 
     def on_message_begin(self) -> None:
         self._whole = False
@@ -86,14 +85,18 @@ class Protocol(HttpToolsProtocol):
         self._in_time()
         super().on_headers_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(b"400 Bad Request", "this is no HTTP request")
+
+    def _refuse(self, status: bytes, error: str) -> None:
+        body = json.dumps({"error": error}).encode()
+        self.transport.write(
+            b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n%s" % (status, len(body), body)
+        )
+        self.transport.close()
+
     def _in_time(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
-
-
-_REASON = b'{"error":"the request\'s headers are larger than 64 KiB"}'
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(_REASON), _REASON)
-)

@@ -187,7 +187,7 @@ class Registry:
         if not said.url:
             raise Refusal(400, "url is required: the address at which the workspace is called")
         bearer = bearer_of(header(scope, b"authorization"))
-        workspace, known = await self._let_in(said.workspace_id, bearer)
+        workspace, known = await self._let_in(said.workspace_id, bearer, said.boot_id)
         await self._vet(workspace, said.url)
         counted = await self._store.register(
             workspace.id, url=said.url, boot_id=said.boot_id or None, card=said.agent_card
@@ -212,7 +212,7 @@ class Registry:
         reply["queue_depth"] = await self._store.depth(workspace.id)
         await write(send, 200, reply)
 
-    async def _let_in(self, workspace_id: str, bearer: str | None) -> tuple[Workspace, bool]:
+    async def _let_in(self, workspace_id: str, bearer: str | None, boot_id: str) -> tuple[Workspace, bool]:
         """Return the workspace that registers, and whether it has a token."""
         workspace = await self._store.workspace(workspace_id)
         if workspace is None and self._open:
@@ -226,7 +226,9 @@ class Registry:
         presented = "" if bearer is None else digest(bearer)
         if any([hmac.compare_digest(presented, known) for known in live]):  # all of them, as long as each
             return workspace, True
-        if not live and self._open:
+        # Its token was shown once, in a reply that may have been lost: it is the same life that asks again.
+        unheard = bearer is None and boot_id and boot_id == workspace.boot_id
+        if self._open and (not live or unheard):
             return workspace, False
         if bearer is None:
             raise Refusal(401, f"missing workspace auth token; {_HOW}")

@@ -1,0 +1,102 @@
+"""One connection: what it may take, and how answers leave."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketStream
+from starlette.types import Receive, Scope, Send
+
+from workspace_adapter.port import bind
+from workspace_adapter.server import Server
+from workspace_adapter.shim.protocol import Protocol
+from workspace_adapter.shim.refusal import write
+
+DEADLINE = 10.0
+
+
+class Impatient(Protocol):
+    head_time = 0.2
+    head_limit = 2000
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["path"] == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+        await receive()
+        await anyio.sleep(0.3)
+        await send({"type": "http.response.body", "body": b"data"})
+    else:
+        await write(send, 200, {"path": scope["path"]})
+
+
+@asynccontextmanager
+async def connection() -> AsyncIterator[SocketStream]:
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(app, listener, http=Impatient)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.run)
+            with anyio.fail_after(DEADLINE):
+                async with await anyio.connect_tcp(*listener.getsockname()) as stream:
+                    yield stream
+            await server.end()
+
+
+async def all_of(stream: SocketStream) -> bytes:
+    told = b""
+    while True:
+        try:
+            told += await stream.receive()
+        except anyio.EndOfStream:
+            return told
+
+
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    async with connection() as stream:
+        assert await all_of(stream) == b""
+
+
+async def test_a_head_that_comes_too_slowly_is_not_waited_for() -> None:
+    async with connection() as stream:
+        await stream.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert b"200 OK" in await stream.receive()
+        began = anyio.current_time()
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):  # noqa: PT012  # whichever notices
+            for sign in b"GET / HTTP/1.1\r\nx: " + b"a" * 1000:
+                await stream.send(bytes([sign]))
+                with anyio.move_on_after(0.02):
+                    await stream.receive()
+        assert anyio.current_time() - began < 2
+
+
+async def test_a_head_that_is_too_large_is_refused() -> None:
+    async with connection() as stream:
+        await stream.send(b"GET / HTTP/1.1\r\nx: " + b"a" * 3000)
+        assert (await all_of(stream)).startswith(b"HTTP/1.1 431")
+
+
+async def test_what_is_no_http_is_told_so_in_json() -> None:
+    async with connection() as stream:
+        await stream.send(b"hello\r\n\r\n")
+        assert (await all_of(stream)).endswith(b'{"error": "this is no HTTP request"}')
+
+
+async def test_an_answer_leaves_in_one_piece_and_the_head_of_a_stream_at_once() -> None:
+    async with connection() as stream:
+        await stream.send(b"GET /a HTTP/1.1\r\n\r\n")
+        assert (await stream.receive()).endswith(b'\r\n\r\n{"path":"/a"}')
+        await stream.send(b"GET /stream HTTP/1.1\r\n\r\n")
+        assert (await stream.receive()).endswith(b"\r\n\r\n")
+        assert b"data" in await stream.receive()
+
+
+async def test_requests_that_come_together_are_answered_in_turn() -> None:
+    async with connection() as stream:
+        await stream.send(b"GET /1 HTTP/1.1\r\n\r\nGET /stream HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n")
+        told = b""
+        while b'"/2"' not in told:
+            told += await stream.receive()
+        assert told.index(b'"/1"') < told.index(b"data") < told.index(b'"/2"')
