@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
@@ -14,7 +15,7 @@ from tests.shim.test_activity import as_, client, known
 from workspace_adapter.queueing import State, Verdict
 from workspace_adapter.shim.activity import Activities
 from workspace_adapter.shim.delegations import Delegations
-from workspace_adapter.shim.store.contract import Answer, Status
+from workspace_adapter.shim.store.contract import Answer, Enqueued, Message, Status
 from workspace_adapter.shim.store.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -105,6 +106,50 @@ async def test_the_same_key_is_the_same_delegation(http: httpx.AsyncClient, sqli
     assert len(await latest(http)) == 4
 
 
+async def test_the_same_key_at_once_is_one_delegation(http: httpx.AsyncClient, sqlite: SqliteStore) -> None:
+    body = {"target_id": "w", "task": "compute", "idempotency_key": "k"}
+    replies: list[httpx.Response] = []
+
+    async def give() -> None:
+        replies.append(await post(http, "delegate", body))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(give)
+    assert sorted(reply.status_code for reply in replies) == [200] * 7 + [202]
+    assert len({reply.json()["delegation_id"] for reply in replies}) == 1
+    assert await sqlite.depth("w") == 1
+
+
+@pytest.mark.parametrize("status", [Status.PROVISIONING, Status.OFFLINE, Status.PAUSED, Status.FAILED])
+async def test_a_task_waits_for_a_target_that_is_not_there(
+    http: httpx.AsyncClient, sqlite: SqliteStore, status: Status
+) -> None:
+    await sqlite.set_status("w", status, were=list(Status))
+    await delegated(http)
+    assert [one["status"] for one in await latest(http)] == ["queued"]
+    await sqlite.set_status("w", Status.ONLINE, were=list(Status))
+    await answered(sqlite, DONE, {"result": MESSAGE})
+    assert [one["status"] for one in await latest(http)] == ["completed"]
+
+
+async def test_whoever_hangs_up_takes_nothing_back(
+    http: httpx.AsyncClient, sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue = sqlite.enqueue
+
+    async def left_meanwhile(message: Message, **more: Any) -> Enqueued:
+        request.cancel()
+        return await enqueue(message, **more)
+
+    monkeypatch.setattr(sqlite, "enqueue", left_meanwhile)
+    with anyio.CancelScope() as request:
+        await post(http, "delegate", {"target_id": "w", "task": "compute"})
+    assert request.cancel_called
+    assert await sqlite.depth("w") == 1
+    assert [one["status"] for one in await latest(http)] == ["queued"]
+
+
 async def test_a_delegation_that_failed_is_tried_anew_with_its_key(
     http: httpx.AsyncClient, sqlite: SqliteStore
 ) -> None:
@@ -140,7 +185,17 @@ async def test_a_crash_between_the_message_and_its_delegation_is_mended_by_the_k
     [
         (DONE, {"result": MESSAGE}, 200, "completed", "42", ""),
         (DONE, {"result": TASK}, 200, "completed", "4\n2", ""),
+        (
+            DONE,
+            {"result": {"status": {"state": "completed", "message": MESSAGE}}},
+            200,
+            "completed",
+            "42",
+            "",
+        ),
+        (DONE, {"result": {"message": MESSAGE}}, 200, "completed", "42", ""),
         (DONE, {"result": FAILED}, 200, "failed", "42", "42"),
+        (DONE, {"result": FAILED | {"artifacts": [MESSAGE | {"parts": []}]}}, 200, "failed", "42", "42"),
         (DONE, {"error": {"code": -32000, "message": "no"}}, 200, "failed", "no", "no"),
         (DONE, {"error": "too large"}, 413, "failed", "too large", "too large"),
         (DEAD, None, 200, "failed", "", DEAD.because),

@@ -13,8 +13,10 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -117,14 +119,11 @@ class Delegations:
             new_id=lambda: delegation_id,
         )
         assert call.message is not None
-        item = await self._store.enqueue(call.message)
-        delegation, new = await self._store.delegate(
-            delegation_id,
-            source_id=workspace_id,
-            target_id=target_id,
-            task=task,
-            item_id=item.id,
-        )
+        with anyio.CancelScope(shield=True):  # whoever hangs up, both are written
+            item = await self._store.enqueue(call.message)
+            delegation, new = await self._store.delegate(
+                delegation_id, source_id=workspace_id, target_id=target_id, task=task, item_id=item.id
+            )
         reply: dict[str, Any] = {"delegation_id": delegation_id, "target_id": target_id}
         if new:
             return 202, reply | {"status": "delegated"}
@@ -254,16 +253,18 @@ def _read(answer: Answer) -> tuple[str | None, bool]:
         return None, answer.status >= 400
     status = result.get("status")
     status = status if isinstance(status, Mapping) else {}
-    said = status.get("message")
     artifacts = result.get("artifacts")
-    texts = [
-        *_texts(result),
-        *(text for one in (artifacts if isinstance(artifacts, list) else ()) for text in _texts(one)),
-    ]
     failed = status.get("state") in ("failed", "rejected", "canceled")
-    if failed or not texts:
-        texts = [*_texts(said), *texts]
-    return "\n".join(texts) or None, failed or answer.status >= 400
+    places = [
+        [result],
+        artifacts if isinstance(artifacts, list) else [],
+        [status.get("message")],
+        [result.get("message")],
+    ]
+    if failed:
+        places.insert(0, [status.get("message")])
+    found = (text for place in places if (text := "\n".join(chain.from_iterable(map(_texts, place)))))
+    return next(found, None), failed or answer.status >= 400
 
 
 def _texts(holder: object) -> Iterable[str]:

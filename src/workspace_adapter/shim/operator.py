@@ -15,7 +15,7 @@ from .identity import CALLER_NAME, WORKSPACE_ID, Caller, Identity, mint
 from .provisioners.contract import Provisioner
 from .provisioners.external import ExternalProvisioner
 from .refusal import Refusal
-from .store.contract import Aim, Cycle, Item, Role, Status, Step, Store, Token, Workspace
+from .store.contract import OVER, Aim, Cycle, Item, Role, Status, Store, Token, Workspace
 from .teller import without_stream
 
 EXTERNAL = "external"
@@ -26,8 +26,6 @@ _MOST = 500
 
 _LOOK = 0.2
 """Seconds between two looks at a cycle that somebody waits for."""
-
-_ENDED = frozenset({Step.DONE, Step.FAILED})
 
 _WIRE = {
     State.QUEUED: "queued",
@@ -147,7 +145,7 @@ class Operator:
     async def until_over(self, cycle: Cycle, seconds: float) -> Cycle:
         """Wait for the end of a cycle, so many seconds at most; return how it stands."""
         with anyio.move_on_after(seconds):
-            while cycle.step not in _ENDED:
+            while cycle.step not in OVER:
                 await anyio.sleep(_LOOK)
                 cycle = await self._store.cycle(cycle.id) or cycle
         return cycle
