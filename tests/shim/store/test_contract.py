@@ -196,6 +196,8 @@ async def test_a_caller_that_hangs_up_takes_nothing_back(store: Store) -> None:
 def test_what_no_store_can_keep_is_refused_before_it_gets_there(odd: str) -> None:
     with pytest.raises(BadMessage, match="context_id holds a character"):
         message("a", context_id=odd)
+    with pytest.raises(BadMessage, match="workspace_id holds a character"):
+        message("a", workspace_id=odd)
     with pytest.raises(BadMessage, match="priority must be between"):
         message("a", priority=10**6)
 

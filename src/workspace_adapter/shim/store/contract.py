@@ -143,7 +143,7 @@ class Message:
         Raises:
             BadMessage: naming the member.
         """
-        for name in ("turn_key", "content_hash", "method", "context_id", "caller"):
+        for name in ("workspace_id", "turn_key", "content_hash", "method", "context_id", "caller"):
             value = getattr(self, name)
             if value is not None and (not value.isprintable() and not _storable(value)):
                 raise BadMessage(f"{name} holds a character that cannot be stored")

@@ -48,13 +48,15 @@ class Gathered(Generic[A, B]):
 
     async def _next(self) -> None:
         batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        results: Sequence[B | Exception] = [StoreUnavailable("the store failed at it")] * len(batch)
         try:
             if batch:
                 self._crowded = len(batch) > 1
-                self._tell(batch, await self._send([request for request, _ in batch]))
+                results = await self._send([request for request, _ in batch])
         except StoreUnavailable as error:
-            self._tell(batch, [error] * len(batch))
+            results = [error] * len(batch)
         finally:
+            self._tell(batch, results)  # also when a bug ended it: nobody waits for ever
             # Whoever sent these has its own to do.
             if self._waiting:
                 self._tasks.start_soon(self._next)
@@ -67,5 +69,6 @@ class Gathered(Generic[A, B]):
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)
+                future.exception()  # whoever sent it may have met the bug itself, and ask no more
             else:
                 future.set_result(result)
