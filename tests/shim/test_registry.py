@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 
 from tests.shim.front import ADMIN, FrontOfShim, front
@@ -280,6 +281,29 @@ async def test_heartbeats_that_come_together_are_written_together(tmp_path: Path
 
     assert sum(writes) == 20
     assert len(writes) < 10
+
+
+async def test_a_forged_heartbeat_takes_no_true_ones_place_and_hears_nothing(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token = await known(shim)
+        other = await known(shim, "v")
+        secret = (await shim.workspace()).secret
+        told: list[tuple[str, httpx.Response]] = []
+
+        async def beat(bearer: str, active: int) -> None:
+            told.append((bearer, await shim.beat(bearer, active_tasks=active)))
+
+        async with anyio.create_task_group() as tasks:
+            for bearer, active in ((other, 7), (token, 1), (other, 8), ("forged", 9)):
+                tasks.start_soon(beat, bearer, active)
+
+        assert {bearer: reply.status_code for bearer, reply in told} == {
+            token: 200,
+            other: 401,
+            "forged": 401,
+        }
+        assert all((secret in reply.text) is (bearer == token) for bearer, reply in told)
+        assert (await shim.workspace()).active_tasks == 1
 
 
 @pytest.mark.parametrize(
