@@ -36,7 +36,7 @@ async def main(url: str, at_once: int, batches: int) -> None:
             async def work(job: object) -> None:
                 """Do nothing."""
 
-            await manager.run(batch_size=at_once, mode=QueueExecutionMode.drain)
+            await manager.run(mode=QueueExecutionMode.drain)
         else:
             me, work_is = uuid.uuid4(), {"work": EntrypointExecutionParameter(0)}
             for _ in range(batches):

@@ -40,7 +40,7 @@ _FIRST = f"""
                 (q.expires_at IS NULL OR q.expires_at > at) AND (q.context_id IS NULL OR (
                     NOT EXISTS (
                         SELECT FROM a2a_queue AS held WHERE held.workspace_id = of_workspace
-                        AND held.context_id = q.context_id AND held.context_id IS NOT NULL
+                        AND held.context_id = q.context_id
                         AND held.state = 'leased'
                     ) AND NOT EXISTS (
                         SELECT FROM a2a_queue AS earlier WHERE earlier.workspace_id = of_workspace
@@ -128,9 +128,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX a2a_queue_delayed_at ON a2a_queue (workspace_id) WHERE state = 'delayed';
     CREATE INDEX a2a_queue_session ON a2a_queue (workspace_id, context_id, order_key, id)
         WHERE context_id IS NOT NULL AND state IN {LIVE};
-    CREATE UNIQUE INDEX a2a_queue_one_of_a_session ON a2a_queue (workspace_id, context_id)
-        WHERE context_id IS NOT NULL AND state = 'leased';
-    CREATE INDEX a2a_queue_leased ON a2a_queue (workspace_id) WHERE state = 'leased';
+    -- Of one session one at most; those without one do not count as equal.
+    CREATE UNIQUE INDEX a2a_queue_leased ON a2a_queue (workspace_id, context_id) WHERE state = 'leased';
     CREATE INDEX a2a_queue_expires ON a2a_queue (expires_at)
         WHERE expires_at IS NOT NULL AND state IN ('queued', 'delayed');
     CREATE INDEX a2a_queue_ended ON a2a_queue (ended_at) WHERE ended_at IS NOT NULL;
