@@ -13,6 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,18 @@ from tests.shim.walks.chaos import (
     relaying,
 )
 from workspace_adapter.queueing import Rules, State
-from workspace_adapter.shim.store.contract import OVER, Item
+from workspace_adapter.shim.store.contract import OVER, Item, Store
 from workspace_adapter.shim.store.postgres import PostgresStore
+from workspace_adapter.shim.store.sqlite import SqliteStore
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = pytest.mark.anyio
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.randrange(1 << 30))))
 CALM = 120.0
 """Seconds in which everything must be over once nothing fails any more."""
 
-REPLICAS = 3
+REPLICAS = {"postgres": 3, "sqlite": 1}
 STARTED = ("ends", "holds")
 """Workspaces that the shim starts; beside them there is one that it does not."""
 
@@ -59,9 +61,10 @@ PLACES = (*STARTED, "outside")
 class Stage:
     """All that runs, and what is done to it."""
 
-    def __init__(self, root: Path, database: Postgres) -> None:
+    def __init__(self, root: Path, database: Postgres | None) -> None:
         self.root = root
         self.database = database
+        """``None``: the one replica has SQLite."""
         self.report = Report()
         self.replicas: list[Replica] = []
         self.state_dir = root / "shim"
@@ -87,7 +90,6 @@ class Stage:
             "HOME": str(self.root),
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
             "SHIM_ADMIN_TOKEN": ADMIN,
-            "SHIM_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.back.port}/postgres",
             "SHIM_STATE_DIR": str(self.state_dir),
             "SHIM_URL": self.url,
             "SHIM_RATE_LIMIT": "0",
@@ -99,7 +101,10 @@ class Stage:
             "SHIM_START_TIMEOUT": "60",
             "SHIM_LOG_LEVEL": "info",
         }
-        self.replicas = [Replica(number, self.root, environ) for number in range(REPLICAS)]
+        if self.database is not None:
+            environ["SHIM_DATABASE_URL"] = f"postgresql://postgres@127.0.0.1:{self.back.port}/postgres"
+        replicas = REPLICAS["sqlite" if self.database is None else "postgres"]
+        self.replicas = [Replica(number, self.root, environ) for number in range(replicas)]
 
     async def to_a_replica(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect as a balancer does: to one that takes the connection."""
@@ -114,6 +119,7 @@ class Stage:
         return await self.outside.connect()
 
     async def to_the_database(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        assert self.database is not None
         return await asyncio.open_unix_connection(str(self.database.folder / ".s.PGSQL.5432"))
 
     # --- the beginning ----------------------------------------------------------------
@@ -198,11 +204,11 @@ class Stage:
             (2, self.kill_the_workspace_outside),
             (1, self.stop_the_workspace_outside),
             (4, self.restart_a_workspace),
-            (1, self.kill_the_database),
             (3, self.cut_callers),
-            (3, self.cut_the_database),
             (3, self.cut_the_workspace_outside),
         ]
+        if self.database is not None:
+            faults += [(1, self.kill_the_database), (3, self.cut_the_database)]
         weights = [weight for weight, _ in faults]
         async with anyio.create_task_group() as tasks:
             while not self.over():
@@ -268,6 +274,7 @@ class Stage:
                 await anyio.sleep(0.2)
 
     async def kill_the_database(self) -> None:
+        assert self.database is not None
         await anyio.to_thread.run_sync(self.database.kill)
         await anyio.sleep(random.uniform(0, 1.5))
         await anyio.to_thread.run_sync(self.database.start)
@@ -286,6 +293,29 @@ class Stage:
         for name in STARTED:
             await self._ask(name, "restart")
 
+    async def settle(self) -> None:
+        """Wait for the last restarts, then stop the replicas as an operator does."""
+        async with httpx.AsyncClient(
+            base_url=self.url, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=10.0
+        ) as operator:
+            await self.ready(operator)
+            with anyio.move_on_after(60):
+                for name in STARTED:
+                    while await self._unended(operator, name):
+                        await anyio.sleep(0.2)
+        for replica in self.replicas:
+            await anyio.to_thread.run_sync(replica.end, signal.SIGTERM)
+
+    async def _unended(self, operator: httpx.AsyncClient, name: str) -> list[Any]:
+        shown = await operator.get(f"/workspaces/{name}/restarts")
+        return [cycle for cycle in shown.json() if "ended_at" not in cycle]
+
+    def store(self) -> AbstractAsyncContextManager[Store]:
+        """Open what they left."""
+        if self.database is None:
+            return SqliteStore(self.state_dir / "shim.sqlite", Rules())
+        return PostgresStore(self.database.url, Rules())
+
     # --- the end ----------------------------------------------------------------------
 
     def end(self) -> None:
@@ -295,7 +325,7 @@ class Stage:
         for place in self.places:
             place.kill_all()
 
-    async def check(self, store: PostgresStore) -> None:
+    async def check(self, store: Store) -> None:
         """Compare what the callers know, what the workspaces did, and what the store holds."""
         problems = self.report.problems
         for sent in self.report.sent:
@@ -342,7 +372,7 @@ class Stage:
         ]
 
 
-async def _items(store: PostgresStore, workspace_id: str) -> list[Item]:
+async def _items(store: Store, workspace_id: str) -> list[Item]:
     items: list[Item] = []
     while more := await store.items(workspace_id, after=items[-1].id if items else 0, most=500):
         items += more
@@ -350,13 +380,16 @@ async def _items(store: PostgresStore, workspace_id: str) -> list[Item]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    require(programs() is not None, "PostgreSQL (apt install postgresql)")
+async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
     random.seed(SEED)
-    database = await anyio.to_thread.run_sync(Postgres)
+    database = None
+    if request.param == "postgres":
+        require(programs() is not None, "PostgreSQL (apt install postgresql)")
+        database = await anyio.to_thread.run_sync(Postgres)
     stage = Stage(tmp_path, database)
     try:
-        await anyio.to_thread.run_sync(database.start)
+        if database is not None:
+            await anyio.to_thread.run_sync(database.start)
         async with (
             relaying(stage.to_the_database) as stage.back,
             relaying(stage.to_a_replica) as stage.front,
@@ -368,43 +401,41 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
             finally:
                 await anyio.to_thread.run_sync(stage.end)
     finally:
-        await anyio.to_thread.run_sync(database.stop)
+        if database is not None:
+            await anyio.to_thread.run_sync(database.stop)
 
 
+@pytest.mark.parametrize(
+    ("stage", "seconds"),
+    [
+        pytest.param("postgres", SECONDS, marks=pytest.mark.long, id="three replicas on PostgreSQL"),
+        pytest.param("sqlite", max(10.0, SECONDS / 8), id="one on SQLite"),
+    ],
+    indirect=["stage"],
+)
 async def test_every_accepted_message_is_answered_exactly_once_whatever_dies(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
+    stage: Stage, seconds: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await stage.begin()
-    stage.until = time.monotonic() + SECONDS
-    unfinished = False
+    stage.until = time.monotonic() + seconds
     try:
-        async with anyio.create_task_group() as callers:
-            with anyio.CancelScope() as patience:
+        with anyio.CancelScope() as patience:
 
-                async def torment() -> None:
-                    await stage.torment()
-                    patience.deadline = anyio.current_time() + CALM
-                    await stage.mend()
+            async def torment() -> None:
+                await stage.torment()
+                patience.deadline = anyio.current_time() + CALM
+                await stage.mend()
 
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(torment)
-                    for number in range(6):
-                        tasks.start_soon(stage.call, number)
-            unfinished = patience.cancelled_caught
-            callers.cancel_scope.cancel()
-        if unfinished:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(torment)
+                for number in range(6):
+                    tasks.start_soon(stage.call, number)
+        if patience.cancelled_caught:
             stage.report.problems.append(f"it was not over {CALM:g} s after the last fault")
-        async with PostgresStore(stage.database.url, Rules()) as store:
-            with anyio.move_on_after(30):
-                while await _unended(store):
-                    await anyio.sleep(0.2)
+        await stage.settle()
+        async with stage.store() as store:
             await stage.check(store)
     finally:
         with capsys.disabled():
-            print(f"\nchaos, seed {SEED}, {SECONDS:g} s:", *stage.report.lines(), sep="\n  ")
+            print(f"\nchaos, seed {SEED}, {seconds:g} s:", *stage.report.lines(), sep="\n  ")
     assert stage.report.problems == []
-
-
-async def _unended(store: PostgresStore) -> list[Any]:
-    """Return the cycles that still run: the last fault may have been a restart."""
-    return [cycle for name in PLACES for cycle in await store.cycles(name) if cycle.step not in OVER]
