@@ -157,6 +157,7 @@ async def test_a_tool_that_got_hold_of_the_lock_does_not_keep_a_workspace_from_s
     await ours.start(workspace(), {}, {})
     until(lambda: lines(ours) == ["up"])
     os.kill(pid_of(tmp_path), signal.SIGKILL)
+    until(lambda: ours.ended() == ["one"])
     await ours.start(workspace(), {}, {})
     until(lambda: lines(ours) == ["up", "up"])
     await ours.stop(workspace(), 0.0)

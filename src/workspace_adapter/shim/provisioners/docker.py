@@ -67,7 +67,7 @@ class DockerProvisioner:
     async def prepare(self, workspace: Workspace) -> None:
         """Have the image, pulled where it is not there; a container is never stopped for one that is not."""
         image = workspace.spec["image"]
-        async with self._engine(workspace, f"image {image}", limit=_PULL) as docker:
+        async with self._engine(workspace, f"have the image {image} for", limit=_PULL) as docker:
             if workspace.spec.get("pull") != "always" and await _known(docker.images.inspect(image)):
                 return
             await docker.images.pull(image)
@@ -98,7 +98,7 @@ class DockerProvisioner:
 
     async def running(self, workspace: Workspace) -> bool | None:
         try:
-            async with self._engine(workspace, "look", limit=5.0) as docker:
+            async with self._engine(workspace, "look at", limit=5.0) as docker:
                 container = await self._container(docker, workspace)
         except ProvisionerError:
             return None
@@ -170,17 +170,16 @@ class DockerProvisioner:
                 async with aiodocker.Docker(url=self._host) as docker:
                     yield docker
         except aiodocker.DockerError as error:
-            raise ProvisionerError(
-                f"the engine, asked to {what} workspace {workspace.id}: {error.message}"
-            ) from None
+            why = error.message
         except TimeoutError:
-            raise ProvisionerError(
-                f"the engine, asked to {what} workspace {workspace.id}, took longer than {limit:g} s"
-            ) from None
+            why = f"it took longer than {limit:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ProvisionerError(
-                f"the engine at SHIM_DOCKER_HOST={self._host} cannot be reached: {error}"
-            ) from None
+            why = str(error)
+        else:
+            return
+        raise ProvisionerError(
+            f"the engine at SHIM_DOCKER_HOST={self._host}, asked to {what} workspace {workspace.id}: {why}"
+        )
 
 
 def _volumes(workspace: Workspace) -> dict[str, str]:

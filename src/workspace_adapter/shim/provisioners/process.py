@@ -217,15 +217,24 @@ class ProcessProvisioner:
 
     def _holder(self, place: Path) -> int | None:
         """Return the pid of the process that has the lock of a place open."""
-        if child := self._children.get(place.name):
-            with suppress(ChildProcessError):
-                os.waitpid(child, os.WNOHANG)  # a zombie is no process
+        self._reap(place.name)
         try:
             pid = int((place / "pid").read_text())
             ours = os.path.samestat(Path(f"/proc/{pid}/fd/{_LOCK}").stat(), (place / "lock").stat())
         except (OSError, ValueError):
             return None
         return pid if ours else None
+
+    def _reap(self, name: str) -> None:
+        """Take note of a child's end, once: a zombie is no process, and its pid may be another's next."""
+        if (child := self._children.get(name)) is None:
+            return
+        try:
+            ended = os.waitpid(child, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            ended = True
+        if ended:
+            self._children.pop(name, None)
 
 
 def _port(place: Path) -> int:
