@@ -240,6 +240,24 @@ async def test_a_dead_letter_ends_a_stream_that_began_with_an_error(sqlite: Sqli
     assert "replay queue item 1" in told[-1].event["error"]["message"]
 
 
+async def test_a_stream_that_was_given_up_begins_anew_when_its_message_is_sent_again(
+    sqlite: SqliteStore,
+) -> None:
+    failed = status("failed", final=True, retryable=True)
+    body = stream(message_id="m")
+    async with platform(sqlite, Agent(said("a"), failed)) as (shim, workspace):
+        before = await read(shim, body)
+        assert [(event.id, event.event["result"]) for event in before] == [
+            ("1", TASK),
+            ("2", said("a")),
+            (None, failed),
+        ]
+        workspace.script = Agent(said("a"), said("b"), DONE)
+        after = await read(shim, body, last_event_id="2")
+        assert [event.event["result"] for event in after] == [TASK, said("a"), said("b"), DONE]
+        assert [event.id for event in after] == ["3", "4", "5", "6"]  # none that a reader has for another
+
+
 async def test_what_ends_before_there_is_anything_to_tell_is_an_ordinary_answer(sqlite: SqliteStore) -> None:
     async with house(sqlite, hold=0.2) as shim:
         await shim.workspace("w", None)
@@ -247,6 +265,17 @@ async def test_what_ends_before_there_is_anything_to_tell_is_an_ordinary_answer(
         assert (found.status_code, found.json()["status"]) == (504, "expired")
         found = await shim.post(stream())
         assert (found.status_code, found.json()["queued"]) == (202, True)
+
+
+async def test_what_ends_after_a_second_of_silence_is_told_as_the_streams_last_event(
+    sqlite: SqliteStore,
+) -> None:
+    async with house(sqlite, hold=1.3, keep_alive=0.2) as shim:
+        await shim.workspace("w", None)
+        (told,) = await read(shim, stream(request_id="mine"))
+        assert (told.id, told.event["id"]) == (None, "mine")
+        assert told.event["error"]["data"] == {"status": 202, "queue_id": "1"}
+        assert "workspace is starting" in told.event["error"]["message"]
 
 
 async def test_a_reader_whose_hold_is_over_is_told_where_to_go_on(sqlite: SqliteStore) -> None:

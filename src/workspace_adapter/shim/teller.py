@@ -33,6 +33,9 @@ T = TypeVar("T")
 _BATCH = 50
 """Events read at once."""
 
+_UNDECIDED = 1.0
+"""Seconds for which the head of the response waits for something to tell: then it is a stream."""
+
 _PAUSE = 1.0
 """Seconds until a store that could not be read is read again."""
 
@@ -46,7 +49,8 @@ _HEAD = [
 class Telling:
     """One stream to one reader.
 
-    Until there is something to tell, nothing is decided: what ends before is an ordinary answer.
+    Until there is something to tell, or a second has passed, nothing is decided: what ends before is an
+    ordinary answer.
 
     Args:
         after: the number of the last event that the reader has.
@@ -91,6 +95,8 @@ class Telling:
             try:
                 if new or not await self._has_everything():
                     ring.ended = not new
+                    if self._number:
+                        await self._write(KEEP_ALIVE)  # it goes on: its reader need not wait to hear that
                     await self._tell_until_it_ends(ring)
             except Stopping:
                 await self._leave(answers.stopping(self._id))
@@ -112,8 +118,9 @@ class Telling:
             if now - told_at >= self._hold:
                 await self._leave(await self._over())
                 return
-            await ring.wait(min(told_at + self._hold, spoke_at + self._keep_alive) - now)
-            if (now := anyio.current_time()) - spoke_at >= self._keep_alive:
+            silence = self._keep_alive if self._begun else min(self._keep_alive, _UNDECIDED)
+            await ring.wait(min(told_at + self._hold, spoke_at + silence) - now)
+            if (now := anyio.current_time()) - spoke_at >= silence:
                 await self._write(KEEP_ALIVE)
                 spoke_at = now
 
@@ -186,7 +193,8 @@ class Telling:
 
     async def _say(self, told: Told) -> None:
         """Tell what is no answer in the protocol's words, as its error."""
-        error = {"code": -32603, "message": _text(told), "data": {"status": told.status}}
+        data = {"status": told.status, "queue_id": str(self._id)}
+        error = {"code": -32603, "message": _text(told), "data": data}
         event = {"jsonrpc": "2.0", "id": self._call.request_id, "error": error}
         await self._write(encode(json.dumps(event, ensure_ascii=False).encode()))
 
