@@ -246,3 +246,17 @@ async def test_a_peer_is_found_at_the_shim_itself(tmp_path: Path) -> None:
         assert [peer["url"] for peer in peers.json()] == [url]
         assert (await shim.call("GET", "/registry/v/peers", bearer=own)).status_code == 403
         assert (await shim.call("GET", "/registry/discover/x", bearer=own)).status_code == 404
+
+
+async def test_workspaces_are_listed_in_pages(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        for name in ("a", "b", "c"):
+            await shim.register(name)
+
+        async def listed(query: str) -> list[str]:
+            return [entry["id"] for entry in (await shim.call("GET", f"/workspaces?{query}")).json()]
+
+        assert await listed("") == ["a", "b", "c"]
+        assert await listed("limit=2") == ["a", "b"]
+        assert await listed("after=b") == ["c"]
+        assert [peer["id"] for peer in (await shim.call("GET", "/registry/b/peers?limit=1")).json()] == ["a"]

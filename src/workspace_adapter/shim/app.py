@@ -100,7 +100,7 @@ async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
 def _of_operator(operator: Operator) -> list[BaseRoute]:
     async def workspaces(request: Request) -> Response:
         _operators(request)
-        return JSONResponse(await operator.workspaces())
+        return JSONResponse(await operator.workspaces(request.query_params))
 
     async def create(request: Request) -> Response:
         _operators(request)
@@ -149,7 +149,7 @@ def _of_operator(operator: Operator) -> list[BaseRoute]:
 
     async def peers(request: Request) -> Response:
         _speaker(request)
-        return JSONResponse(await operator.peers(_id(request), _own_address(request)))
+        return JSONResponse(await operator.peers(_id(request), _own_address(request), request.query_params))
 
     async def items(request: Request) -> Response:
         _speaker(request)

@@ -62,9 +62,13 @@ class Operator:
 
     # --- workspaces -------------------------------------------------------------------
 
-    async def workspaces(self) -> list[dict[str, Any]]:
-        """Return every workspace."""
-        return [shown(workspace) for workspace in await self._store.workspaces()]
+    async def workspaces(self, asked: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return workspaces by id, behind ``after``.
+
+        Raises:
+            Refusal: a parameter is wrong.
+        """
+        return [shown(workspace) for workspace in await self._page(asked)]
 
     async def workspace(self, workspace_id: str) -> dict[str, Any]:
         """Return one workspace, and how many messages wait for it.
@@ -117,14 +121,14 @@ class Operator:
         """
         return _peer(await self._get(workspace_id), address)
 
-    async def peers(self, workspace_id: str, address: str) -> list[dict[str, Any]]:
-        """Return all other workspaces.
+    async def peers(self, workspace_id: str, address: str, asked: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return the other workspaces, by id, behind ``after``.
 
         Raises:
             Refusal: there is no such workspace, or it was removed.
         """
         await self._get(workspace_id)
-        return [_peer(other, address) for other in await self._store.workspaces() if other.id != workspace_id]
+        return [_peer(other, address) for other in await self._page(asked) if other.id != workspace_id]
 
     # --- cycles -----------------------------------------------------------------------
 
@@ -253,6 +257,10 @@ class Operator:
         return item_shown(await self._item(item_id))
 
     # --- what they share --------------------------------------------------------------
+
+    async def _page(self, asked: Mapping[str, str]) -> list[Workspace]:
+        most = min(_MOST, max(1, whole(asked, "limit", _MOST)))
+        return await self._store.workspaces(after=asked.get("after", ""), most=most)
 
     async def _get(self, workspace_id: str) -> Workspace:
         workspace = (

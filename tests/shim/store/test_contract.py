@@ -793,6 +793,13 @@ async def test_what_dead_holders_left_is_taken_over_first_in_order_first(store: 
     assert [lease.turn_key for lease in await store.claim("w", "p", most=2, now=60.0)] == ["c"]
 
 
+async def test_workspaces_are_listed_by_id_in_pages(store: Store) -> None:
+    for name in ("b", "a", "c"):
+        await store.create_workspace(name)
+    assert [one.id for one in await store.workspaces(most=2)] == ["a", "b"]
+    assert [one.id for one in await store.workspaces(after="b")] == ["c"]
+
+
 async def test_a_card_can_be_replaced_and_nothing_else_changes(store: Store) -> None:
     await online(store)
     before = await store.workspace("w")

@@ -379,8 +379,8 @@ class Queue(Protocol):
     async def workspace(self, workspace_id: str) -> Workspace | None:
         """Return what is known of a workspace."""
 
-    async def workspaces(self) -> list[Workspace]:
-        """Return all that were not removed, by id."""
+    async def workspaces(self, *, after: str = "", most: int = 500) -> list[Workspace]:
+        """Return those that were not removed, by id, behind the id ``after``."""
 
     async def register(
         self,

@@ -99,11 +99,9 @@ class Workspaces(Part):
         row = await self._one(f"{_WORKSPACES} WHERE w.id = $1", workspace_id)
         return None if row is None else _workspace(row)
 
-    async def workspaces(self) -> list[Workspace]:
-        return [
-            _workspace(row)
-            for row in await self._all(f"{_WORKSPACES} WHERE status <> 'removed' ORDER BY w.id")
-        ]
+    async def workspaces(self, *, after: str = "", most: int = 500) -> list[Workspace]:
+        found = f"{_WORKSPACES} WHERE status <> 'removed' AND w.id > $1 ORDER BY w.id LIMIT $2"
+        return [_workspace(row) for row in await self._all(found, after, most)]
 
     async def register(
         self,

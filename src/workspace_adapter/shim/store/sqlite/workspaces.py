@@ -68,8 +68,9 @@ class Workspaces(Part):
         row = await self._writer.run(lambda t: t.one(f"{_WORKSPACES} WHERE id = ?", workspace_id))
         return None if row is None else _workspace(row)
 
-    async def workspaces(self) -> list[Workspace]:
-        rows = await self._writer.run(lambda t: t.all(f"{_WORKSPACES} WHERE status <> 'removed' ORDER BY id"))
+    async def workspaces(self, *, after: str = "", most: int = 500) -> list[Workspace]:
+        found = f"{_WORKSPACES} WHERE status <> 'removed' AND id > ? ORDER BY id LIMIT ?"
+        rows = await self._writer.run(lambda t: t.all(found, after, most))
         return [_workspace(row) for row in rows]
 
     async def register(
