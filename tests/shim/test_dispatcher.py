@@ -440,6 +440,26 @@ async def test_a_workspace_that_moved_is_called_where_it_is_now(platform: Platfo
     assert after.texts == ["hello"]
 
 
+async def test_what_was_leased_just_before_a_restart_began_is_put_back_unsent(
+    platform: Platform, make: Make
+) -> None:
+    class Between(SqliteStore):
+        async def claim(self, workspace_id: str, owner: str, **more: object) -> list[Lease]:
+            leases = await super().claim(workspace_id, owner, **more)  # type: ignore[arg-type]
+            if leases:
+                await self.set_restarting(workspace_id, True)
+            return leases
+
+    workspace = await make(echo)
+    await platform.workspace("w", workspace.url)
+    platform.store.__class__ = Between
+    async with platform.running():
+        item_id = await platform.send("w", "hello")
+        item = await platform.when(item_id, lambda item: item.attempt and item.state is State.QUEUED)
+    assert workspace.requests == []
+    assert (item.strikes, item.taken) == (0, False)
+
+
 # --- leases -------------------------------------------------------------------------------
 
 
@@ -499,6 +519,29 @@ async def test_a_dispatcher_that_is_stopped_puts_back_what_it_holds(platform: Pl
     async with platform.running(owner="life-2"):
         items = [await platform.ended(item_id, within=1.0) for item_id in ids]  # no lease had to lapse
     assert [item.attempt for item in items] == [2, 2, 2]
+
+
+async def test_what_a_claim_brings_to_a_dispatcher_that_was_stopped_meanwhile_is_put_back(
+    platform: Platform, make: Make
+) -> None:
+    claimed = anyio.Event()
+
+    class Slow(SqliteStore):
+        async def claim(self, workspace_id: str, owner: str, **more: object) -> list[Lease]:
+            leases = await super().claim(workspace_id, owner, **more)  # type: ignore[arg-type]
+            if leases:
+                claimed.set()
+                await anyio.sleep(0.1)
+            return leases
+
+    workspace = await make(echo)
+    await platform.workspace("w", workspace.url)
+    platform.store.__class__ = Slow
+    async with platform.running():
+        item_id = await platform.send("w", "hello")
+        await claimed.wait()
+    item = await platform.item(item_id)
+    assert (item.state, item.taken, workspace.requests) == (State.QUEUED, False, [])
 
 
 class Losing(SqliteStore):

@@ -126,12 +126,11 @@ class Dispatcher:
         finally:
             self._reserved -= most
             again = self._claiming.pop(workspace_id) or len(leases) >= most
-        batch = _Batch()
         for lease in leases:
             if (ours := self._held.get(lease.id)) is not None and not ours.lost:
                 ours.lease = lease  # our own had lapsed; what was sent with it is still under way
             else:
-                self._begin(tasks, lease, batch)
+                self._begin(tasks, lease)
         if again:
             self.ring(workspace_id)
         else:
@@ -139,17 +138,16 @@ class Dispatcher:
 
     # --- one dispatch ---------------------------------------------------------------------
 
-    def _begin(self, tasks: TaskGroup, lease: Lease, batch: _Batch) -> None:
+    def _begin(self, tasks: TaskGroup, lease: Lease) -> None:
         self._held[lease.id] = held = _Held(lease)
         self._held_of[lease.workspace_id] += 1
-        tasks.start_soon(self._dispatch, tasks, held, batch)
+        tasks.start_soon(self._dispatch, tasks, held)
 
-    async def _dispatch(self, tasks: TaskGroup, held: _Held, batch: _Batch) -> None:
+    async def _dispatch(self, tasks: TaskGroup, held: _Held) -> None:
         try:
             with held.scope:
                 try:
-                    held.verdict, held.answer = await self._come_to(held, batch)
-                    batch.over = batch.over or held.verdict.ends_batch
+                    held.verdict, held.answer = await self._come_to(held)
                     await self._settle(held)
                 except anyio.get_cancelled_exc_class():
                     if not held.lost:  # we are stopped: write what is known
@@ -162,21 +160,19 @@ class Dispatcher:
                 del self._held[held.lease.id]
                 if held.settled is not None and held.settled is not held.lease:
                     # It was leased to us again before we heard that it was settled.
-                    self._begin(tasks, held.lease, _Batch())
+                    self._begin(tasks, held.lease)
             self._held_of[workspace_id] -= 1
             if not self._held_of[workspace_id]:
                 del self._held_of[workspace_id]
             self.ring(workspace_id)
 
-    async def _come_to(self, held: _Held, batch: _Batch) -> tuple[Verdict, Answer | None]:
+    async def _come_to(self, held: _Held) -> tuple[Verdict, Answer | None]:
         """Send an item, and decide what becomes of it."""
         lease = held.lease
         if (verdict := queueing.outlived(lease.lapses, self._rules)) is not None:
             logger.error("queue item %s is a dead letter: %s", lease.id, verdict.because, extra=_ids(lease))
             return verdict, None
         workspace = await self._workspace(lease)
-        if batch.over:
-            return _back(lease, "the workspace was busy"), None
         if workspace is None or workspace.restarting or workspace.status not in REACHABLE:
             return _back(lease, "nothing is sent there now"), None
 
@@ -260,14 +256,6 @@ class _Held:
     def lose(self) -> None:
         self.lost = True
         self.scope.cancel()
-
-
-class _Batch:
-    """What one claim brought."""
-
-    def __init__(self) -> None:
-        self.over = False
-        """The workspace was busy: what of it was not sent yet is not."""
 
 
 def _back(lease: Lease, because: str, *, taken: bool = False) -> Verdict:
