@@ -234,6 +234,26 @@ async def test_a_connection_refused_does_not_hold_the_restart_up(house: House) -
     assert cycle.notes["signal"]["acknowledged"] is False
 
 
+async def test_a_workspace_without_a_url_is_stopped_without_a_signal(house: House) -> None:
+    await house.store.create_workspace("new", provisioner="hand")
+    house.hand.on.pop("start")
+    cycle, _ = await house.store.ask_cycle("new", Aim.PAUSE, "a test")
+    assert (await house.over(cycle)).notes["signal"] == {"acknowledged": False, "because": "it has no URL"}
+    assert house.hand.done == ["stop"]
+
+
+async def test_a_life_that_began_during_the_drain_is_not_taken_for_the_new_one(house: House) -> None:
+    async def by_itself(exchange: Exchange) -> None:
+        await house.new_life()
+        await acknowledge(exchange)
+
+    house.workspace.script = by_itself
+    cycle = await house.do(Aim.RESTART)
+    workspace = await house.store.workspace("w")
+    assert workspace is not None
+    assert (cycle.boot_before, workspace.boot_id) == ("boot-2", "boot-3")
+
+
 async def test_nothing_is_leased_from_the_signal_until_the_new_life(house: House) -> None:
     seen: dict[str, int] = {}
 

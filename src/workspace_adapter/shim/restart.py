@@ -307,7 +307,10 @@ class Restarts:
             case Aim.REMOVE:
                 await self._store.set_status(workspace.id, Status.REMOVED, were=frozenset(Status))
                 return _done("it is removed", notes)
-        return _Move(Step.START, notes)
+        if isinstance(provisioner, ExternalProvisioner):
+            return _Move(Step.START, notes)
+        ended = await self._store.workspace(workspace.id)  # it may have restarted by itself since
+        return _Move(Step.START, notes, ended.boot_id if ended is not None else None)
 
     async def _start(self, cycle: Cycle, workspace: Workspace, provisioner: Provisioner) -> _Move:
         if cycle.aim is Aim.RESUME:
