@@ -171,6 +171,7 @@ MIGRATIONS: tuple[str, ...] = (
         entry text NOT NULL
     );
     CREATE INDEX activity_of ON activity (workspace_id, seq);
+    CREATE INDEX activity_of_type ON activity (workspace_id, activity_type, seq);
     CREATE INDEX activity_at ON activity (created_at);
     CREATE TABLE acknowledged (workspace_id text COLLATE "C" PRIMARY KEY, seq bigint NOT NULL);
     CREATE TABLE delegations (

@@ -24,15 +24,16 @@ _SAY = """
 
 _SHORTEN = """
     WITH gone AS (
-        DELETE FROM a2a_events WHERE item = $1 AND number IN (
+        DELETE FROM a2a_events WHERE item = $1 AND number <= coalesce((
             SELECT number FROM (
-                SELECT number, sum(octet_length(body)) OVER (ORDER BY number) - octet_length(body) AS before
+                SELECT number, sum(octet_length(body)) OVER (ORDER BY number) AS up_to
                 FROM a2a_events WHERE item = $1 AND number < $2
-            ) AS kept WHERE before < $3::bigint
-        ) RETURNING octet_length(body) AS size
+            ) AS kept WHERE up_to >= $3::bigint ORDER BY number LIMIT 1
+        ), $2 - 1) RETURNING octet_length(body) AS size
     )
     UPDATE a2a_queue SET event_bytes = event_bytes - (SELECT coalesce(sum(size), 0) FROM gone) WHERE id = $1
 """
+"""Deletes the oldest events before a number, as many as are too many."""
 
 
 class Streams(Part):
@@ -69,10 +70,10 @@ class Streams(Part):
             )
             if item is None:
                 return False
-            limit, kept = self._rules.stream_limit, item["event_bytes"]
-            if kept > limit:  # a quarter of it more than must be, so it is seldom done
+            excess = item["event_bytes"] - self._rules.stream_limit
+            if excess > 0:
                 first = item["events"] - len(events) + 1
-                await connection.execute(_SHORTEN, lease.id, first, kept - limit + limit // 4)
+                await connection.execute(_SHORTEN, lease.id, first, excess)
             return True
 
         kept = await self._run(say)

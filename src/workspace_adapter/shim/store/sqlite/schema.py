@@ -148,6 +148,7 @@ MIGRATIONS: tuple[str, ...] = (
         entry TEXT NOT NULL
     );
     CREATE INDEX activity_of ON activity (workspace_id, seq);
+    CREATE INDEX activity_of_type ON activity (workspace_id, activity_type, seq);
     CREATE INDEX activity_at ON activity (created_at);
     CREATE TABLE acknowledged (workspace_id TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE delegations (

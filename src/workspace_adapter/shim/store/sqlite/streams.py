@@ -33,32 +33,28 @@ class Streams(Part):
                 "INSERT INTO a2a_events VALUES (?, ?, ?)",
                 [(lease.id, number, event) for number, event in enumerate(events, first)],
             )
-            if item["event_bytes"] > self._rules.stream_limit:
-                self._shorten(transaction, lease.id, item["event_bytes"], first)
+            excess = item["event_bytes"] - self._rules.stream_limit
+            if excess > 0:
+                self._shorten(transaction, lease.id, excess, first)
             if events:
                 transaction.then(self.on_said, lease.id)
             return True
 
         return await self._writer.run(say)
 
-    def _shorten(self, transaction: Transaction, item_id: int, kept: int, first: int) -> None:
-        """Delete the oldest events before ``first``, a quarter of the limit more than must be: so it is
-        seldom done."""
-        limit = self._rules.stream_limit
-        gone = transaction.all(
-            "DELETE FROM a2a_events WHERE item = ? AND number IN (SELECT number FROM (SELECT number,"
-            " sum(length(body)) OVER (ORDER BY number) - length(body) AS before FROM a2a_events"
-            " WHERE item = ? AND number < ?) WHERE before < ?) RETURNING length(body) AS size",
-            item_id,
-            item_id,
-            first,
-            kept - limit + limit // 4,
-        )
-        transaction.change(
-            "UPDATE a2a_queue SET event_bytes = event_bytes - ? WHERE id = ?",
-            sum(row["size"] for row in gone),
-            item_id,
-        )
+    def _shorten(self, transaction: Transaction, item_id: int, excess: int, first: int) -> None:
+        """Delete the oldest events before ``first``, as many as are too many."""
+        gone = last = 0
+        for row in transaction.connection.execute(
+            "SELECT number, length(body) AS size FROM a2a_events WHERE item = ? AND number < ?"
+            " ORDER BY number",
+            (item_id, first),
+        ):
+            gone, last = gone + row["size"], row["number"]
+            if gone >= excess:
+                break
+        transaction.change("DELETE FROM a2a_events WHERE item = ? AND number <= ?", item_id, last)
+        transaction.change("UPDATE a2a_queue SET event_bytes = event_bytes - ? WHERE id = ?", gone, item_id)
 
     async def said(self, item_id: int, *, after: int = 0, most: int = 500) -> list[tuple[int, bytes]]:
         rows = await self._writer.run(
