@@ -16,7 +16,8 @@ import pytest
 
 from tests.shim.hand import Hand
 from tests.shim.runner import RULES
-from tests.shim.scripted import Exchange, Scripted, scripted
+from tests.shim.scripted import Exchange, Scripted, scripted, until
+from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.shim import restart
 from workspace_adapter.shim.address import Addresses
 from workspace_adapter.shim.ranges import THIS_MACHINE_TOO
@@ -571,3 +572,29 @@ async def test_defect_17_whatever_step_the_shim_dies_in_another_finishes_it(tmp_
     done = (tmp_path / "done").read_text().split()
     assert [verb for verb in dict.fromkeys(done)] == ["prepare", "stop", "start"]
     assert done.count("start") == 1, "what runs is not started again"
+
+
+async def test_what_another_replica_finished_meanwhile_is_not_done_again(
+    sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restart, "_POLL", 0.1)
+    async with opened(sqlite, renewal=60.0) as house:
+
+        async def take_over() -> None:
+            """Finish the cycle elsewhere, while this replica has lost the store for as long."""
+            await sqlite.disown()
+            taken = await sqlite.claim_cycle("another")
+            assert taken is not None
+            await sqlite.set_restarting("w", False)
+            assert await sqlite.advance_cycle(taken, Step.DONE)
+            raise StoreUnavailable("it was away")
+
+        house.hand.on["stop"] = take_over
+        cycle = await house.do(Aim.RESTART)
+        await until(lambda: not len(house.restarts))
+
+        assert cycle.step is Step.DONE
+        assert house.hand.done == ["prepare", "stop"]
+        workspace = await house.store.workspace("w")
+        assert workspace is not None
+        assert not workspace.restarting

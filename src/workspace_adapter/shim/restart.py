@@ -177,13 +177,16 @@ class Restarts:
         """Do step after step; return the cycle where the store failed, to be gone on with."""
         try:
             while cycle.step not in OVER:
-                workspace = await self._store.workspace(cycle.workspace_id)
-                move = await self._step(cycle, workspace)
-                if move.step in OVER:
-                    await self._store.set_restarting(cycle.workspace_id, False)
-                moved = await self._store.advance_cycle(
-                    cycle, move.step, notes=move.notes, boot_before=move.boot_before
-                )
+                # What was taken from us while the store was away, or we were, may be over by now.
+                moved = cycle if await self._store.renew_cycle(cycle) else None
+                if moved is not None:
+                    workspace = await self._store.workspace(cycle.workspace_id)
+                    move = await self._step(cycle, workspace)
+                    if move.step in OVER:
+                        await self._store.set_restarting(cycle.workspace_id, False, of=cycle)
+                    moved = await self._store.advance_cycle(
+                        cycle, move.step, notes=move.notes, boot_before=move.boot_before
+                    )
                 if moved is None:
                     logger.info("cycle %d is another replica's now", cycle.id, extra=_ids(cycle))
                     return None
@@ -205,7 +208,7 @@ class Restarts:
                 f"the shim has no provisioner {workspace.provisioner}: set it up, or make the workspace anew"
             )
         if cycle.step is not Step.ASKED:
-            await self._store.set_restarting(workspace.id, True)
+            await self._store.set_restarting(workspace.id, True, of=cycle)
         match cycle.step:
             case Step.ASKED:
                 return await self._asked(cycle, workspace, provisioner)
@@ -225,7 +228,7 @@ class Restarts:
             case Aim.PAUSE:
                 if dormant:
                     return _done("it is paused already")
-                await self._store.set_status(workspace.id, Status.PAUSED, were=_AWAKE)
+                await self._store.set_status(workspace.id, Status.PAUSED, were=_AWAKE, of=cycle)
             case Aim.RESUME:
                 if not dormant:
                     return _done("it is not paused")
@@ -236,14 +239,14 @@ class Restarts:
             if await provisioner.running(workspace):
                 return _done("it runs again")
             if why := gives_up(await self._store.cycles(workspace.id)):
-                await self._store.set_status(workspace.id, Status.FAILED, were=_AWAKE)
+                await self._store.set_status(workspace.id, Status.FAILED, were=_AWAKE, of=cycle)
                 return _Move(Step.FAILED, {"because": why, GIVEN_UP: True})
         if cycle.aim in _STARTS:
             try:
                 await _insisted(lambda: provisioner.prepare(workspace))
             except ProvisionerError as error:
                 if cycle.aim is Aim.REVIVE:
-                    await self._store.set_status(workspace.id, Status.FAILED, were=_AWAKE)
+                    await self._store.set_status(workspace.id, Status.FAILED, were=_AWAKE, of=cycle)
                 return _failed(f"nothing was stopped, since nothing could be started: {error}")
         step = Step.START if cycle.aim in (Aim.REVIVE, Aim.RESUME) else Step.SIGNAL
         return _Move(step, boot_before=workspace.boot_id)
@@ -305,7 +308,7 @@ class Restarts:
             case Aim.PAUSE:
                 return _done("it is paused", notes)
             case Aim.REMOVE:
-                await self._store.set_status(workspace.id, Status.REMOVED, were=frozenset(Status))
+                await self._store.set_status(workspace.id, Status.REMOVED, were=frozenset(Status), of=cycle)
                 return _done("it is removed", notes)
         if isinstance(provisioner, ExternalProvisioner):
             return _Move(Step.START, notes)
@@ -314,16 +317,16 @@ class Restarts:
 
     async def _start(self, cycle: Cycle, workspace: Workspace, provisioner: Provisioner) -> _Move:
         if cycle.aim is Aim.RESUME:
-            await self._store.set_status(workspace.id, Status.PROVISIONING, were={Status.PAUSED})
+            await self._store.set_status(workspace.id, Status.PROVISIONING, were={Status.PAUSED}, of=cycle)
         # What runs was started by whoever had the cycle before, and may have registered already.
         if isinstance(provisioner, ExternalProvisioner) or await provisioner.running(workspace):
             return _Move(Step.WAIT)
-        await self._store.set_status(workspace.id, Status.PROVISIONING, were=_AWAKE)
+        await self._store.set_status(workspace.id, Status.PROVISIONING, were=_AWAKE, of=cycle)
         began = time.monotonic()
         try:
             await _insisted(lambda: self._start_with_a_token(workspace, provisioner))
         except ProvisionerError as error:
-            return await self._not_started(workspace, f"it could not be started: {error}")
+            return await self._not_started(cycle, workspace, f"it could not be started: {error}")
         return _Move(Step.WAIT, {"start": {"took_ms": _ms(began)}})
 
     async def _start_with_a_token(self, workspace: Workspace, provisioner: Provisioner) -> None:
@@ -359,7 +362,9 @@ class Restarts:
                 if time.monotonic() - began > patience:
                     if external:
                         return _done(f"nobody restarted it within {patience:g} s; it is sent messages again")
-                    return await self._not_started(workspace, f"it did not register within {patience:g} s")
+                    return await self._not_started(
+                        cycle, workspace, f"it did not register within {patience:g} s"
+                    )
                 if time.monotonic() - looked > _POLL:
                     looked = time.monotonic()
                     dead = dead + 1 if await provisioner.running(workspace) is False else 0
@@ -367,7 +372,7 @@ class Restarts:
                         return _done(f"cut short: {stronger} was asked for")
                     if dead == 2:
                         return await self._not_started(
-                            workspace, "it ended before it registered: see its log"
+                            cycle, workspace, "it ended before it registered: see its log"
                         )
                 with anyio.move_on_after(_LOOK):
                     await awaited.wait()
@@ -386,8 +391,8 @@ class Restarts:
             if token.label == LABEL and token.created_at < (cycle.began_at or 0.0):
                 await self._store.revoke_token(token.digest)
 
-    async def _not_started(self, workspace: Workspace, why: str) -> _Move:
-        await self._store.set_status(workspace.id, Status.FAILED, were=_AWAKE)
+    async def _not_started(self, cycle: Cycle, workspace: Workspace, why: str) -> _Move:
+        await self._store.set_status(workspace.id, Status.FAILED, were=_AWAKE, of=cycle)
         return _failed(why)
 
     def _tell(self, cycle: Cycle) -> None:

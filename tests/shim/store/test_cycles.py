@@ -209,3 +209,38 @@ async def test_cycles_that_ended_are_forgotten_after_the_retention(store: Store)
     assert len(await store.cycles("w")) == 2
     await store.forget(now=26.0 + RULES.retention)
     assert [left.id for left in await store.cycles("w")] == [open_one.id]
+
+
+async def test_whoever_lost_a_cycle_changes_nothing_of_its_workspace(store: Store) -> None:
+    await online(store)
+    await asked(store)
+    lost = await claimed(store, "p")
+    assert await store.set_restarting("w", True, of=lost)
+    taken = await claimed(store, "q", now=LATER)
+    assert not await store.set_restarting("w", False, of=lost)
+    assert not await store.set_status("w", Status.PAUSED, were=set(Status), of=lost)
+    assert await store.set_restarting("w", False, of=taken)
+    assert await store.set_status("w", Status.OFFLINE, were=set(Status), of=taken)
+    assert await store.advance_cycle(taken, Step.DONE, now=LATER + 1)
+    assert not await store.set_restarting("w", True, of=taken)
+    assert not await store.set_status("w", Status.FAILED, were=set(Status), of=taken)
+    workspace = await store.workspace("w")
+    assert workspace is not None
+    assert (workspace.status, workspace.restarting) == (Status.OFFLINE, False)
+
+
+async def test_what_was_asked_of_a_removed_workspace_does_not_happen_to_the_one_made_anew(
+    store: Store,
+) -> None:
+    await online(store)
+    await asked(store, Aim.REMOVE)
+    removing = await claimed(store)
+    assert await store.advance_cycle(removing, Step.STOP, now=21.0)
+    assert await store.set_status("w", Status.REMOVED, were=set(Status), of=removing)
+    assert await store.create_workspace("w", now=22.0)
+    anew = await asked(store, Aim.REVIVE)
+    assert (await claimed(store, "q", now=LATER)).id == anew.id
+    assert not await store.set_status("w", Status.REMOVED, were=set(Status), of=removing)
+    over = await store.cycle(removing.id)
+    assert over is not None
+    assert (over.step, over.notes["because"]) == (Step.FAILED, "the workspace was made anew")

@@ -374,7 +374,8 @@ class Queue(Protocol):
         secret: str = "",
         now: float | None = None,
     ) -> bool:
-        """Make a workspace, ``provisioning``; return whether it is new. A removed one begins anew."""
+        """Make a workspace, ``provisioning``; return whether it is new. A removed one begins anew: what
+        was asked of it before is over."""
 
     async def workspace(self, workspace_id: str) -> Workspace | None:
         """Return what is known of a workspace."""
@@ -403,16 +404,24 @@ class Queue(Protocol):
     async def set_card(self, workspace_id: str, card: Mapping[str, Any]) -> bool:
         """Replace a workspace's agent card; return whether there is one that was not removed."""
 
-    async def set_status(self, workspace_id: str, status: Status, *, were: Collection[Status]) -> bool:
+    async def set_status(
+        self, workspace_id: str, status: Status, *, were: Collection[Status], of: Cycle | None = None
+    ) -> bool:
         """Change the status where it is one of ``were``; return whether it was.
 
         A workspace that is removed loses its tokens and its boot ids; its items are dropped.
+
+        Args:
+            of: the cycle it is part of; where another owner has that, or it ended, nothing is changed.
         """
 
-    async def set_restarting(self, workspace_id: str, restarting: bool) -> bool:
+    async def set_restarting(self, workspace_id: str, restarting: bool, *, of: Cycle | None = None) -> bool:
         """Begin or end the time in which nothing is leased; return whether that is a change.
 
         When it has returned, no claim that began before will lease anything.
+
+        Args:
+            of: as ``set_status`` has it.
         """
 
     async def beat(self, beats: Sequence[Beat], *, now: float | None = None) -> dict[str, Heard]:

@@ -11,7 +11,7 @@ import asyncpg
 
 from ....errors import StoreUnavailable
 from ....queueing import Rules, State
-from ..contract import Status
+from ..contract import Cycle, Status
 from .connections import Connections
 from .words import PASSING, PAUSE, Words
 
@@ -99,6 +99,19 @@ class Part:
             self.on_said(int(of))
         elif kind == "c":
             self.on_cycle(of)
+
+
+async def holds(connection: Any, cycle: Cycle) -> bool:
+    """Say whether a cycle is still its owner's; until the transaction ends, nobody takes it."""
+    return bool(
+        await connection.fetchval(
+            "SELECT true FROM cycles WHERE id = $1 AND attempt = $2 AND owner = $3 AND ended_at IS NULL"
+            " FOR SHARE",
+            cycle.id,
+            cycle.attempt,
+            cycle.owner,
+        )
+    )
 
 
 def unavailable(error: Exception) -> StoreUnavailable:

@@ -10,8 +10,8 @@ import asyncpg
 
 from .... import queueing
 from ....errors import UnknownWorkspace
-from ..contract import DORMANT, REACHABLE, Beat, Heard, Role, Status, Token, Workspace
-from .part import DEPTH, LIVE, NOW, Part, among
+from ..contract import DORMANT, REACHABLE, Beat, Cycle, Heard, Role, Status, Token, Workspace
+from .part import DEPTH, LIVE, NOW, Part, among, holds
 
 _WORKSPACES = "SELECT * FROM workspaces AS w JOIN vitals AS v ON v.workspace_id = w.id"
 
@@ -80,6 +80,9 @@ class Workspaces(Part):
             ), former AS (  -- what was sent to the former one is not what is sent to this one
                 UPDATE a2a_queue AS q SET turn_key = turn_key || ' of ' || q.id FROM made
                 WHERE workspace_id = made.id AND ended_at IS NOT NULL
+            ), over AS (  -- nor what was asked of it
+                UPDATE cycles SET step = 'failed', ended_at = {NOW}, notes = $7
+                WHERE workspace_id IN (SELECT id FROM made) AND ended_at IS NULL
             )
             INSERT INTO vitals (workspace_id, max_concurrent) SELECT id, $3 FROM made
             ON CONFLICT (workspace_id) DO UPDATE SET beat_at = NULL, active_tasks = 0,
@@ -92,6 +95,7 @@ class Workspaces(Part):
             provisioner,
             json.dumps(spec or {}),
             secret,
+            json.dumps({"because": "the workspace was made anew"}),
         )
         return made is not None
 
@@ -161,9 +165,13 @@ class Workspaces(Part):
         )
         return kept is not None
 
-    async def set_status(self, workspace_id: str, status: Status, *, were: Collection[Status]) -> bool:
+    async def set_status(
+        self, workspace_id: str, status: Status, *, were: Collection[Status], of: Cycle | None = None
+    ) -> bool:
         async def change(connection: Any) -> list[int] | None:
             async with connection.transaction():
+                if of is not None and not await holds(connection, of):
+                    return None
                 changed = await connection.fetchval(
                     "UPDATE workspaces SET status = $2 WHERE id = $1 AND status = ANY ($3::text[])"
                     " RETURNING true",
@@ -203,9 +211,11 @@ class Workspaces(Part):
         )
         return True
 
-    async def set_restarting(self, workspace_id: str, restarting: bool) -> bool:
+    async def set_restarting(self, workspace_id: str, restarting: bool, *, of: Cycle | None = None) -> bool:
         async def change(connection: Any) -> bool:
             async with connection.transaction():
+                if of is not None and not await holds(connection, of):
+                    return False
                 await connection.execute(
                     "SELECT pg_advisory_xact_lock(1463898960, hashtext($1))", workspace_id
                 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....errors import UnknownWorkspace
 from ..contract import OVER, Aim, Cycle, Step
-from .part import Part, moment
+from .part import HELD, Part, fence, moment
 from .writer import Transaction
 
 
@@ -87,7 +87,7 @@ class Cycles(Part):
         at = moment(now)
 
         def advance(transaction: Transaction) -> Cycle | None:
-            held = transaction.one(f"SELECT notes FROM cycles WHERE {_HELD}", *_fence(cycle))
+            held = transaction.one(f"SELECT notes FROM cycles WHERE {HELD}", *fence(cycle))
             if held is None:
                 return None
             row = transaction.one(
@@ -112,16 +112,16 @@ class Cycles(Part):
         return bool(
             await self._writer.run(
                 lambda t: t.change(
-                    f"UPDATE cycles SET lease_until = max(lease_until, ?) WHERE {_HELD}",
+                    f"UPDATE cycles SET lease_until = max(lease_until, ?) WHERE {HELD}",
                     until,
-                    *_fence(cycle),
+                    *fence(cycle),
                 )
             )
         )
 
     async def release_cycle(self, cycle: Cycle) -> bool:
         def release(transaction: Transaction) -> bool:
-            released = transaction.change(f"UPDATE cycles SET lease_until = 0 WHERE {_HELD}", *_fence(cycle))
+            released = transaction.change(f"UPDATE cycles SET lease_until = 0 WHERE {HELD}", *fence(cycle))
             transaction.then(self.on_cycle, cycle.workspace_id)
             return bool(released)
 
@@ -138,13 +138,6 @@ class Cycles(Part):
             )
         )
         return [_cycle(row) for row in rows]
-
-
-_HELD = "id = ? AND attempt = ? AND owner = ? AND ended_at IS NULL"
-
-
-def _fence(cycle: Cycle) -> tuple[int, int, str | None]:
-    return cycle.id, cycle.attempt, cycle.owner
 
 
 def _cycle(row: sqlite3.Row) -> Cycle:

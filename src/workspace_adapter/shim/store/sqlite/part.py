@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Collection
 
 from ....queueing import Rules, State
-from ..contract import Status
-from .writer import Writer
+from ..contract import Cycle, Status
+from .writer import Transaction, Writer
 
 LIVE = "('queued', 'delayed', 'leased')"
 
@@ -21,6 +21,20 @@ class Part:
     on_ended: Callable[[int], None]
     on_said: Callable[[int], None]
     on_cycle: Callable[[str], None]
+
+
+HELD = "id = ? AND attempt = ? AND owner = ? AND ended_at IS NULL"
+"""Of a cycle: it is still its owner's. Its values are the cycle's ``fence``."""
+
+
+def fence(cycle: Cycle) -> tuple[int, int, str | None]:
+    """Return what says whose a cycle is."""
+    return cycle.id, cycle.attempt, cycle.owner
+
+
+def holds(transaction: Transaction, cycle: Cycle) -> bool:
+    """Say whether a cycle is still its owner's."""
+    return transaction.one(f"SELECT 1 FROM cycles WHERE {HELD}", *fence(cycle)) is not None
 
 
 def moment(now: float | None) -> float:

@@ -10,8 +10,8 @@ from typing import Any
 
 from .... import queueing
 from ....errors import UnknownWorkspace
-from ..contract import DORMANT, REACHABLE, Beat, Heard, Role, Status, Token, Workspace
-from .part import LIVE, Part, among, moment
+from ..contract import DORMANT, REACHABLE, Beat, Cycle, Heard, Role, Status, Token, Workspace
+from .part import LIVE, Part, among, holds, moment
 from .writer import Transaction
 
 _WORKSPACES = "SELECT * FROM workspaces JOIN vitals ON vitals.workspace_id = workspaces.id"
@@ -59,6 +59,13 @@ class Workspaces(Part):
                     " hold_until = 0, report = '{}'",
                     workspace_id,
                     max_concurrent,
+                )
+                transaction.change(
+                    "UPDATE cycles SET step = 'failed', ended_at = ?, notes = ?"
+                    " WHERE workspace_id = ? AND ended_at IS NULL",
+                    at,
+                    json.dumps({"because": "the workspace was made anew"}),
+                    workspace_id,
                 )
             return bool(made)
 
@@ -124,10 +131,14 @@ class Workspaces(Part):
             )
         )
 
-    async def set_status(self, workspace_id: str, status: Status, *, were: Collection[Status]) -> bool:
+    async def set_status(
+        self, workspace_id: str, status: Status, *, were: Collection[Status], of: Cycle | None = None
+    ) -> bool:
         at = time.time()
 
         def change(transaction: Transaction) -> bool:
+            if of is not None and not holds(transaction, of):
+                return False
             if not transaction.change(
                 f"UPDATE workspaces SET status = ? WHERE id = ? AND status IN {among(were)}",
                 str(status),
@@ -159,8 +170,10 @@ class Workspaces(Part):
 
         return await self._writer.run(change)
 
-    async def set_restarting(self, workspace_id: str, restarting: bool) -> bool:
+    async def set_restarting(self, workspace_id: str, restarting: bool, *, of: Cycle | None = None) -> bool:
         def change(transaction: Transaction) -> bool:
+            if of is not None and not holds(transaction, of):
+                return False
             changed = transaction.change(
                 "UPDATE workspaces SET restarting = ? WHERE id = ? AND restarting = ?",
                 restarting,
