@@ -51,6 +51,13 @@ def test_text_is_one_line_too(logged: StringIO) -> None:
     assert second.endswith("ValueError: why")
 
 
+def test_text_cannot_move_a_terminals_cursor(logged: StringIO) -> None:
+    stream = StringIO()
+    set_up("info", "text", stream)
+    logging.getLogger("workspace_adapter.shim.edge").info("refused %s", "\x1b[2J\0\x9b\u2028\ud800é")
+    assert stream.getvalue().endswith("refused \\x1b[2J\\x00\\x9b\\u2028\\ud800é\n")
+
+
 @pytest.mark.parametrize("name", ["a2a.compat.v0_3.jsonrpc_adapter", "sse_starlette.sse", "claude_agent_sdk"])
 def test_libraries_say_where_they_broke_and_never_on_what(logged: StringIO, name: str) -> None:
     logger = logging.getLogger(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ _HARMLESS = "uvicorn"
 """Logs addresses and states, so its lines are shown whole."""
 
 _LONGEST = 200
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -39,13 +41,13 @@ def set_up(level: str, log_format: str, stream: TextIO | None = None) -> None:
 
 
 class _Text(logging.Formatter):
-    """``time level room: message key=value``, line breaks escaped."""
+    """``time level room: message key=value``; what could break the line or move a cursor escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
         level, room = record.levelname.lower(), record.name.removeprefix(f"{_OURS}.")
         line = f"{_time(record)} {level:<7} {room}: {_said(record)}{extras}"
-        return line.replace("\r", "\\r").replace("\n", "\\n")
+        return _UNPRINTABLE.sub(lambda sign: repr(sign[0])[1:-1], line)
 
 
 class _Json(logging.Formatter):
