@@ -82,6 +82,27 @@ def test_a_wrong_database_url_does_not_show_its_password() -> None:
     assert "geheim" not in problems(SHIM_DATABASE_URL="mysql://me:geheim@host/db")
 
 
+@pytest.mark.parametrize("password", ["ge/heim", "ge#heim", "ge?heim"])
+def test_a_password_that_splits_the_database_url_is_refused_and_not_shown(password: str) -> None:
+    told = problems(SHIM_DATABASE_URL=f"postgresql://me:{password}@host/db")
+
+    assert "%2F" in told
+    assert "heim" not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:p%2Fw@host:5432/db?sslmode=require",
+        "postgres://host,[::1]:5433/db",
+        "postgresql:///db?host=/run/postgresql",
+        "postgresql://me:a:b@c@host/db",
+    ],
+)
+def test_a_database_url_may_name_several_hosts_or_none(url: str) -> None:
+    assert ShimSettings.from_env({"SHIM_DATABASE_URL": url}).database_url == url
+
+
 def test_secrets_are_masked_where_settings_are_shown() -> None:
     settings = ShimSettings.from_env(
         {"SHIM_ADMIN_TOKEN": TOKEN, "SHIM_DATABASE_URL": "postgresql://me:geheim@host/db"}

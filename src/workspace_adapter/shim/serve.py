@@ -169,6 +169,8 @@ class Shim:
         from .store.sqlite import SqliteStore
 
         directory = Path(settings.directory)
+        if settings.state_dir is None and not settings.home:
+            raise StateDirError("SHIM_STATE_DIR must be set: there is no HOME, below which it is by default")
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

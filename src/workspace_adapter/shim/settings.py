@@ -18,9 +18,19 @@ _TOKEN_LENGTH = 16
 _HTTP_URL = re.compile(r"https?://[^\s/?#@]+(/[!-~]*)?")
 
 
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d{1,5})?")
+
+
 def _database_url(value: str) -> str:
-    if not re.match(r"postgres(ql)?://", value):
+    scheme, _, rest = value.partition("://")
+    if scheme not in ("postgres", "postgresql"):
         raise ValueError("must be a postgresql:// URL; without one SQLite is used, in SHIM_STATE_DIR")
+    hosts = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    if not all(_HOST_AND_PORT.fullmatch(host) for host in hosts.split(",")):
+        raise ValueError(
+            "names a port that is no number; in a name or password the signs : / ? # @ % must be written as"
+            " %3A %2F %3F %23 %40 %25"
+        )
     return value
 
 
@@ -271,7 +281,7 @@ class ShimSettings:
     log_format: str = setting(
         "SHIM_LOG_FORMAT", one_of("text", "json"), "`json` for machines.", default="text"
     )
-    home: str = field(default="/")
+    home: str = field(default="")
     """Of whoever runs the shim: where the state directory is by default."""
 
     @classmethod
@@ -281,7 +291,7 @@ class ShimSettings:
         Raises:
             SettingsError: with every problem at once.
         """
-        settings = replace(parse(cls, environ), home=environ.get("HOME") or "/")
+        settings = replace(parse(cls, environ), home=environ.get("HOME", ""))
         problems = settings.conflicts()
         if problems:
             raise SettingsError(problems)
