@@ -412,6 +412,7 @@ def test_a_heartbeat_of_another_runtime_is_read_too() -> None:
         *({"workspace_id": "w", "active_tasks": value} for value in (True, 1.5, "1")),
         {"workspace_id": "w", "is_busy": 1},
         {"workspace_id": "w", "runtime_metadata": []},
+        {"workspace_id": "w", "error_rate": 10**400},
     ],
 )
 def test_a_heartbeat_that_is_none_is_refused(body: object) -> None:

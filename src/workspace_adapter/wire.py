@@ -631,7 +631,7 @@ def parse_heartbeat(body: object) -> Heartbeat:
         active_tasks=active_tasks,
         is_busy=_member(given, "is_busy", bool, active_tasks > 0),
         current_task=_member(given, "current_task", str, ""),
-        error_rate=float(_member(given, "error_rate", int | float, 0.0)),
+        error_rate=_real(given, "error_rate"),
         sample_error=_member(given, "sample_error", str, ""),
         uptime_seconds=int(_member(given, "uptime_seconds", int | float, 0)),
         runtime_state=_member(given, "runtime_state", str, ""),
@@ -695,6 +695,13 @@ def _required(body: Mapping[str, Any], name: str) -> str:
     if not value:
         raise BadBody(f"{name} is required")
     return value
+
+
+def _real(body: Mapping[str, Any], name: str) -> float:
+    try:
+        return float(_member(body, name, int | float, 0.0))
+    except OverflowError:
+        raise BadBody(f"{name} is too large") from None
 
 
 def _member(body: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:

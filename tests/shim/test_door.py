@@ -488,6 +488,18 @@ async def test_any_other_method_passes_through_as_it_is(sqlite: SqliteStore) -> 
         assert await sqlite.items("w") == []
 
 
+async def test_a_header_that_is_no_text_passes_through_too(sqlite: SqliteStore) -> None:
+    async def tell(exchange: Exchange) -> None:
+        await exchange.say(
+            b"HTTP/1.1 200 OK\r\ncontent-type: a/b; c=\xff\xc3\xa9\r\ncontent-length: 2\r\n\r\n{}"
+        )
+
+    async with platform(sqlite, tell) as (shim, _):
+        found = await shim.post({"jsonrpc": "2.0", "id": 5, "method": "tasks/get", "params": {"id": "t"}})
+        assert (found.status_code, found.text) == (200, "{}")
+        assert dict(found.headers.raw)[b"content-type"] == b"a/b; c=\xff\xc3\xa9"
+
+
 async def test_a_stream_passes_through_as_it_comes(sqlite: SqliteStore) -> None:
     read = anyio.Event()
 

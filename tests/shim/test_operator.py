@@ -44,9 +44,12 @@ async def test_a_workspace_is_made_once_and_its_token_shown_once(tmp_path: Path)
         {},
         {"id": "W"},
         {"id": "w", "provisioner": "magic"},
+        {"id": "w", "provisioner": ["process"]},
+        {"id": "w", "provisioner": {"process": 1}},
         {"id": "w", "max_concurrent_tasks": 0},
         {"id": "w", "max_concurent_tasks": 2},
         {"id": "w", "spec": []},
+        {"id": "w", "spec": {"environ": {"A": "\0"}}},
         [],
     ],
 )
@@ -56,6 +59,23 @@ async def test_a_workspace_that_cannot_be_is_not_made(tmp_path: Path, wrong: obj
 
         assert (reply.status_code, bool(reply.json()["error"])) == (400, True)
         assert await shim.store.workspaces() == []
+
+
+async def test_half_a_surrogate_pair_never_becomes_part_of_an_environment(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        body = b'{"id": "w", "provisioner": "process", "spec": {"environ": {"A": "\\ud800"}}}'
+        reply = await shim.client.post("/workspaces", content=body)
+
+        assert reply.status_code == 400
+        assert await shim.store.workspaces() == []
+
+
+async def test_a_workspace_whose_card_has_no_readable_name_is_called_by_its_id(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        await shim.register(agent_card={"name": {"first": "W"}})
+
+        assert (await shim.call("GET", "/workspaces/w")).json()["name"] == "w"
+        assert (await shim.call("GET", "/registry/discover/w")).json()["name"] == "w"
 
 
 async def test_a_workspace_with_a_provisioner_is_started(tmp_path: Path) -> None:

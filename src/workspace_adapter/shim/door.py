@@ -264,7 +264,8 @@ class _Relay:
 
     async def run(self, response: Response) -> None:
         there = response.headers
-        head = [(name.encode(), there[name].encode("latin-1")) for name in _BACK if name in there]
+        # As aiohttp decoded them, so each byte is what the workspace sent.
+        head = [(n.encode(), there[n].encode("utf-8", "surrogateescape")) for n in _BACK if n in there]
         self.begun = True
         await self._send({"type": "http.response.start", "status": response.status, "headers": head})
 

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 from ..queueing import State
+from .body import storable
 from .identity import CALLER_NAME, WORKSPACE_ID, Caller, Identity, mint
 from .provisioners.contract import Provisioner
 from .provisioners.external import ExternalProvisioner
@@ -90,7 +91,7 @@ class Operator:
         if not isinstance(workspace_id, str) or not WORKSPACE_ID.fullmatch(workspace_id):
             raise Refusal(400, "id must be lower-case letters, digits and dashes, at most 128")
         provisioner = given.get("provisioner", EXTERNAL)
-        if provisioner not in self._provisioners:
+        if not isinstance(provisioner, str) or provisioner not in self._provisioners:
             raise Refusal(400, f"provisioner must be one of {', '.join(sorted(self._provisioners))}")
         most = given.get("max_concurrent_tasks", 1)
         if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= 1000:
@@ -98,6 +99,8 @@ class Operator:
         spec = given.get("spec", {})
         if not isinstance(spec, dict):
             raise Refusal(400, "spec must be an object")
+        if storable(spec) != spec:
+            raise Refusal(400, "spec must not hold NUL or half a surrogate pair")
         if problems := self._provisioners[provisioner].problems(spec):
             raise Refusal(400, "; ".join(problems))
         secret = secrets.token_urlsafe(32)
@@ -321,7 +324,7 @@ def shown(workspace: Workspace) -> dict[str, Any]:
     """Return a workspace as it is shown; its secret is not."""
     return {
         "id": workspace.id,
-        "name": (workspace.card or {}).get("name") or workspace.id,
+        "name": _name(workspace),
         "status": str(workspace.status),
         "restarting": workspace.restarting,
         "url": workspace.url,
@@ -335,10 +338,15 @@ def shown(workspace: Workspace) -> dict[str, Any]:
     }
 
 
+def _name(workspace: Workspace) -> str:
+    named = (workspace.card or {}).get("name")
+    return named if isinstance(named, str) and named else workspace.id
+
+
 def _peer(workspace: Workspace, address: str) -> dict[str, Any]:
     return {
         "id": workspace.id,
-        "name": (workspace.card or {}).get("name") or workspace.id,
+        "name": _name(workspace),
         "url": f"{address}/workspaces/{workspace.id}/a2a",
         "status": str(workspace.status),
         "agent_card": workspace.card,

@@ -208,6 +208,25 @@ async def test_it_keeps_its_port_unless_somebody_took_it(
         assert await life() != port
 
 
+@pytest.mark.parametrize("left", ["", "x"])
+async def test_a_port_that_a_full_disk_left_unreadable_is_another_one_then(
+    provisioner: Callable[..., ProcessProvisioner], workspace: Make, tmp_path: Path, left: str
+) -> None:
+    ours = provisioner('echo "$WORKSPACE_PORT"; while :; do sleep 0.02; done')
+    (tmp_path / "workspaces" / "one").mkdir(parents=True)
+    (tmp_path / "workspaces" / "one" / "port").write_text(left)
+    await ours.start(workspace(), {}, {})
+    until(lambda: lines(ours))
+    assert (tmp_path / "workspaces" / "one" / "port").read_text() == lines(ours)[0]
+
+
+async def test_an_environment_that_no_process_can_have_fails_its_start_and_nothing_else(
+    provisioner: Callable[..., ProcessProvisioner], workspace: Make
+) -> None:
+    with pytest.raises(ProvisionerError, match="workspace one"):
+        await provisioner().start(workspace(), {"A": "\ud800"}, {})
+
+
 async def test_what_it_left_running_ends_with_it(
     provisioner: Callable[..., ProcessProvisioner], workspace: Make
 ) -> None:

@@ -109,7 +109,7 @@ class ProcessProvisioner:
     async def _do(self, workspace: Workspace, what: partial[None]) -> None:
         try:
             await anyio.to_thread.run_sync(what, self._place(workspace.id), abandon_on_cancel=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ProvisionerError(
                 f"the process of workspace {workspace.id} in {self._directory}: {error}"
             ) from None
@@ -240,9 +240,12 @@ class ProcessProvisioner:
 def _port(place: Path) -> int:
     """Return the port a workspace had, or another where that is taken."""
     kept = place / "port"
-    for wanted in (*([int(kept.read_text())] if kept.exists() else []), 0):
+    wanted = 0
+    with suppress(FileNotFoundError, ValueError):  # a full disk may have left it empty
+        wanted = int(kept.read_text())
+    for wish in (wanted, 0):
         try:
-            with socket.create_server(("127.0.0.1", wanted)) as free:
+            with socket.create_server(("127.0.0.1", wish)) as free:
                 port: int = free.getsockname()[1]
         except OSError:
             continue
