@@ -36,10 +36,10 @@ from workspace_adapter.shim.store.sqlite import SqliteStore
 WORKSPACES = 100_000
 INTERVAL = 30.0
 CONNECTIONS = 64
-WATCHED = 20.0
+WATCHED = 12.0
 """Seconds."""
 
-WARM = 4.0
+WARM = 3.0
 """Seconds before them."""
 
 

@@ -279,4 +279,5 @@ async def test_workspaces_are_listed_in_pages(tmp_path: Path) -> None:
         assert await listed("") == ["a", "b", "c"]
         assert await listed("limit=2") == ["a", "b"]
         assert await listed("after=b") == ["c"]
+        assert (await shim.call("GET", "/workspaces?after=%00")).status_code == 400
         assert [peer["id"] for peer in (await shim.call("GET", "/registry/b/peers?limit=1")).json()] == ["a"]

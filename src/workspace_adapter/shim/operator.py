@@ -263,7 +263,10 @@ class Operator:
 
     async def _page(self, asked: Mapping[str, str]) -> list[Workspace]:
         most = min(_MOST, max(1, whole(asked, "limit", _MOST)))
-        return await self._store.workspaces(after=asked.get("after", ""), most=most)
+        after = asked.get("after", "")
+        if after and not WORKSPACE_ID.fullmatch(after):
+            raise Refusal(400, "after must be the id of a workspace")
+        return await self._store.workspaces(after=after, most=most)
 
     async def _get(self, workspace_id: str) -> Workspace:
         workspace = (
