@@ -306,6 +306,31 @@ async def test_a_forged_heartbeat_takes_no_true_ones_place_and_hears_nothing(tmp
         assert (await shim.workspace()).active_tasks == 1
 
 
+async def test_heartbeats_that_wait_for_a_write_are_bounded(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token = await known(shim)
+        held, beat = anyio.Event(), shim.store.beat
+
+        async def slow(beats, **more):  # type: ignore[no-untyped-def]
+            await held.wait()
+            return await beat(beats, **more)
+
+        shim.store.beat = slow  # type: ignore[method-assign]
+        codes: list[int] = []
+
+        async def large() -> None:
+            codes.append((await shim.beat(token, current_task="a" * 1_000_000)).status_code)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(40):
+                tasks.start_soon(large)
+            with anyio.fail_after(10):
+                while 503 not in codes:
+                    await anyio.sleep(0.01)
+            held.set()
+        assert set(codes) == {200, 503}
+
+
 @pytest.mark.parametrize(
     "body",
     [

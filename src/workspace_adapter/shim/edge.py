@@ -147,6 +147,8 @@ def _is_this_machine(url: str) -> bool:
 
 async def _refuse(refusal: Refusal, scope: Scope, send: Send, began: bool) -> None:
     what = f"{scope['method']} {scope['path']}"
-    logger.info("refused %s: %s", what, refusal, extra={"status": refusal.status})
+    # Whoever asks too often must not fill the log too.
+    level = logging.DEBUG if refusal.status == 429 else logging.INFO
+    logger.log(level, "refused %s: %s", what, refusal, extra={"status": refusal.status})
     if not began:
         await write(send, refusal.status, refusal.body, refusal.headers)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 BODY_LIMIT = 1 << 20
 """Bytes of a registration or heartbeat."""
 
-_MOST = 5_000
+_MOST, _MOST_BYTES = 5_000, 32 << 20
 """Heartbeats that may wait for one write."""
 
 _GAP = 0.01
@@ -63,10 +63,11 @@ GENERATION = 0
 class _Batch:
     """Heartbeats that are written together, one of each workspace."""
 
-    __slots__ = ("beats", "done", "error", "heard")
+    __slots__ = ("beats", "bytes", "done", "error", "heard")
 
     def __init__(self) -> None:
         self.beats: dict[str, Beat] = {}
+        self.bytes = 0
         self.heard: Mapping[str, Heard] = {}
         self.error: StoreUnavailable | None = None
         self.done = anyio.Event()
@@ -137,9 +138,10 @@ class Registry:
         while (other := batch.beats.get(beat.workspace_id)) and other.bearer != beat.bearer:
             await batch.done.wait()
             batch = self._next
-        if len(batch.beats) >= _MOST:
+        if len(batch.beats) >= _MOST or batch.bytes + len(raw) > _MOST_BYTES:
             raise Refusal(503, "too many heartbeats at once", retry_after=1)
         batch.beats[beat.workspace_id] = beat
+        batch.bytes += len(raw)
         self._more.set()
         await batch.done.wait()
         if batch.error is not None:
