@@ -84,7 +84,6 @@ async def test_a_word_wakes_whoever_waits_for_that_item() -> None:
         await until_waiting(waiting)
         await anyio.wait_all_tasks_blocked()
         waiting.ended(2)
-        waiting.said(1)
         await anyio.wait_all_tasks_blocked()
         assert not found
         rows.end()
@@ -194,3 +193,30 @@ async def test_places_are_bounded() -> None:
 )
 def test_a_caller_says_how_long_it_waits(headers: dict[str, str], seconds: float) -> None:
     assert patience(headers, 600.0) == seconds
+
+
+async def test_who_stops_knows_when_everybody_has_left() -> None:
+    waiting = waiters(Rows())
+    with waiting.hold(), waiting.hold():
+        waiting.stop()
+        with anyio.move_on_after(0.01) as waited:
+            await waiting.left()
+        assert waited.cancelled_caught
+    with anyio.fail_after(5):
+        await waiting.left()
+
+
+async def test_nobody_to_send_away_has_left_at_once() -> None:
+    waiting = waiters(Rows())
+    waiting.stop()
+    with anyio.fail_after(5):
+        await waiting.left()
+
+
+async def test_only_who_reads_a_stream_hears_that_it_has_more() -> None:
+    waiting = waiters(Rows())
+    with waiting.listen(1, of_stream=True) as reads, waiting.listen(1, of_stream=False) as waits:
+        waiting.said(1)
+        assert [await reads.wait(0), await waits.wait(0)] == [True, False]
+        waiting.ended(1)
+        assert [await reads.wait(0), await waits.wait(0)] == [True, True]

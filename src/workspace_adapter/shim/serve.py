@@ -62,6 +62,9 @@ _KEEP_ALIVE = 75
 _STOP = 8.0
 """Seconds a stop may take; what is dispatched then is joined by whoever dispatches it next."""
 
+_FAREWELL = 3.0
+"""Seconds of it in which everybody who is held open hears that the message is kept."""
+
 _HASTE = 1.0
 """Seconds of it that are left when the stop is asked for again."""
 
@@ -273,6 +276,8 @@ class Shim:
             await self._stopping.wait()
             self._front.shut("the shim is stopping; ask again in a moment")
             waiters.stop()
+            with anyio.move_on_after(_FAREWELL):
+                await waiters.left()
             await server.end()
             rooms.cancel_scope.cancel()
 

@@ -91,7 +91,7 @@ class Telling:
         Args:
             new: it was queued a moment ago, and nothing is known of it yet.
         """
-        with self._waiters.listen(self._id) as ring:
+        with self._waiters.listen(self._id, of_stream=True) as ring:
             try:
                 if new or not await self._has_everything():
                     ring.ended = not new

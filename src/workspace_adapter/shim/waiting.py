@@ -31,7 +31,9 @@ class Stopping(WorkspaceAdapterError):
 class Ring:
     """What one listener hears of one item."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_stream: bool) -> None:
+        self.of_stream = of_stream
+        """It is rung for more events, too."""
         self.ended = False
         """The item has ended, or is gone; it can be read."""
         self._event = anyio.Event()
@@ -63,6 +65,7 @@ class Waiters:
         self._rings: dict[int, set[Ring]] = {}
         self._held = 0
         self._stopping = False
+        self._left = anyio.Event()
 
     # --- words --------------------------------------------------------------------------
 
@@ -75,7 +78,8 @@ class Waiters:
     def said(self, item_id: int) -> None:
         """The stream of an item has more events: the store's ``on_said``."""
         for ring in self._rings.get(item_id, ()):
-            ring.ring()
+            if ring.of_stream:
+                ring.ring()
 
     async def run(self) -> None:
         """Make up for words that were lost, until it is cancelled."""
@@ -95,8 +99,15 @@ class Waiters:
     def stop(self) -> None:
         """Send everybody away who waits, and whoever comes later."""
         self._stopping = True
-        for item_id in self._rings:
-            self.said(item_id)
+        for rings in self._rings.values():
+            for ring in rings:
+                ring.ring()
+        if not self._held:
+            self._left.set()
+
+    async def left(self) -> None:
+        """Return once everybody who was sent away has gone."""
+        await self._left.wait()
 
     # --- waiting ------------------------------------------------------------------------
 
@@ -114,11 +125,13 @@ class Waiters:
             yield free
         finally:
             self._held -= free
+            if self._stopping and not self._held:
+                self._left.set()
 
     @contextmanager
-    def listen(self, item_id: int) -> Iterator[Ring]:
-        """Hear of an item from here on."""
-        ring = Ring()
+    def listen(self, item_id: int, *, of_stream: bool) -> Iterator[Ring]:
+        """Hear of an item from here on: that it ended, and with ``of_stream`` that it has more events."""
+        ring = Ring(of_stream=of_stream)
         self._rings.setdefault(item_id, set()).add(ring)
         try:
             yield ring
@@ -149,7 +162,7 @@ class Waiters:
             Stopping: the shim is about to end.
         """
         until = anyio.current_time() + seconds
-        with self.listen(item_id) as ring:
+        with self.listen(item_id, of_stream=False) as ring:
             ring.ended = not new
             while True:
                 if ring.ended:

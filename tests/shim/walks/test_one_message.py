@@ -33,6 +33,14 @@ async def test_a_message_and_what_its_caller_may_do(tmp_path: Path) -> None:
         odd = await shim.post(workspace.envelope("other words", message_id="m"))
         assert odd.json()["error"]["code"] == -32602
 
+        modern = {**body, "method": "SendMessage", "params": {"message": {"messageId": "n", "content": "hi"}}}
+        task = (await shim.post(modern)).json()["result"]["task"]
+        assert task["artifacts"][0]["parts"] == [{"text": "hi"}]
+        modern |= {"method": "SendStreamingMessage"}
+        modern["params"]["message"]["messageId"] = "o"
+        told = [json.loads(event.data)["result"] async for event in events(shim, modern)]
+        assert told[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"
+
         # One that fills the door to its last bytes, to be told apart from one that does not fit.
         large = workspace.envelope("x" * ((16 << 20) - 500))
         found = await shim.post(large)
