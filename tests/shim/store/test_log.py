@@ -8,7 +8,7 @@ import pytest
 from tests.shim.store.conftest import RULES
 from tests.shim.store.test_contract import ANSWER, DEAD, DONE, online, sent, settle
 from workspace_adapter.errors import UnknownWorkspace
-from workspace_adapter.shim.store.contract import Store
+from workspace_adapter.shim.store.contract import Status, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +77,17 @@ async def test_no_number_comes_late_to_whoever_follows(store: Store) -> None:
 async def test_nothing_is_logged_for_a_workspace_that_is_not_there(store: Store) -> None:
     with pytest.raises(UnknownWorkspace):
         await logged(store, "a", workspace_id="nobody")
+
+
+async def test_a_workspace_that_was_removed_leaves_what_it_reported(store: Store) -> None:
+    await online(store)
+    (seq,) = await logged(store, "a")
+    await store.delegate("d", source_id="w", target_id="v", task="t")
+    assert await store.set_status("w", Status.REMOVED, were=list(Status))
+    assert [one.seq for one in await store.activity("w")] == [seq]
+    assert [one.id for one in await store.delegations("w")] == ["d"]
+    with pytest.raises(UnknownWorkspace):
+        await logged(store, "b")
 
 
 async def test_what_was_read_is_never_taken_back(store: Store) -> None:
