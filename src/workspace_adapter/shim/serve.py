@@ -190,6 +190,7 @@ class Shim:
                 connect_timeout=settings.connect_timeout,
                 deadline=settings.dispatch_deadline,
                 answer_limit=settings.answer_limit_bytes,
+                dispatches=settings.dispatches,
             ) as upstream,
             anyio.create_task_group() as rooms,
         ):

@@ -44,6 +44,9 @@ _KEEP_ALIVE = 4.0
 """Seconds an idle connection is kept. uvicorn closes its own after five: the one who sends should be
 first, or a message may go into a connection that is just being closed."""
 
+_LEAST = 1000
+"""Connections that one host may have however few dispatches there are: others pass through."""
+
 _LARGE = 1 << 20
 """Bytes above which a body is handed over piece by piece."""
 
@@ -94,8 +97,8 @@ class Upstream:
         connect_timeout: seconds until a connection must be there, a free place in the pool included.
         deadline: seconds for a whole answer, and between two signs of life of a stream.
         answer_limit: bytes an answer, or one event of a stream, may have.
-        connections: sockets open at once, all workspaces together.
-        per_host: the same for one host and port, which may be a gateway to many workspaces.
+        dispatches: messages that may be under way at once. One host and port, which may be a gateway to
+            many workspaces, gets as many connections, and all together four times as many.
     """
 
     def __init__(
@@ -105,21 +108,19 @@ class Upstream:
         connect_timeout: float = 10.0,
         deadline: float = 1800.0,
         answer_limit: int = 64 << 20,
-        connections: int = 4000,
-        per_host: int = 1000,
+        dispatches: int = 1000,
     ) -> None:
         self._addresses = addresses
         self._connect_timeout = connect_timeout
         self._deadline = deadline
         self._patience = aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_read=deadline)
         self._answer_limit = answer_limit
-        self._connections = connections
-        self._per_host = per_host
+        self._per_host = max(_LEAST, dispatches)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=self._addresses.connector(
-                limit=self._connections, limit_per_host=self._per_host, keepalive_timeout=_KEEP_ALIVE
+                limit=4 * self._per_host, limit_per_host=self._per_host, keepalive_timeout=_KEEP_ALIVE
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout),

@@ -128,7 +128,7 @@ class Replica:
         if self.process is not None:
             self.process.send_signal(number)
             try:
-                self.process.wait(timeout=20)
+                self.process.wait(timeout=40)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
