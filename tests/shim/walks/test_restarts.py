@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,9 @@ import anyio
 import httpx
 import pytest
 
+from tests.conftest import require
+from tests.shim.postgres import Postgres, programs
+from tests.shim.walks.conftest import TIMES
 from tests.walks.workspace import ENDS, HOLDS, script
 from workspace_adapter.testing.shim import Shim
 from workspace_adapter.testing.workspace import answer_of
@@ -63,8 +67,7 @@ async def killed(shim: Shim) -> None:
     shim.kill_workspace("w")
 
 
-@pytest.mark.parametrize("adapter", [ENDS, HOLDS])
-@pytest.mark.parametrize("way", [restarted, killed])
+@pytest.mark.parametrize(("way", "adapter"), [(restarted, ENDS), (restarted, HOLDS), (killed, ENDS)])
 async def test_defect_16_an_open_request_gets_its_answer_through_a_restart(
     shim: Shim, way: Callable[[Shim], Awaitable[None]], adapter: str
 ) -> None:
@@ -154,3 +157,34 @@ async def test_a_shim_that_dies_in_a_restart_finishes_it_when_it_is_started_agai
         assert over["step"] == "done", over
         await shim.until_online("w", other_than=before)
     assert len(shim.pids()) == 2, "one shim, one sidecar"
+
+
+async def test_another_replica_finishes_the_restart_under_an_open_request(tmp_path: Path) -> None:
+    require(programs() is not None, "PostgreSQL (apt install postgresql)")
+    database = Postgres()
+    replicas: list[Shim] = []
+    try:
+        database.start()
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            shared = {"SHIM_DATABASE_URL": database.url, "SHIM_STATE_DIR": str(tmp_path / "shared")}
+            environ = {"PATH": os.environ["PATH"]}
+            replica = Shim(tmp_path / name, environ=environ, settings=TIMES | shared, patience=20.0)
+            replica.state_dir = tmp_path / "shared"
+            replicas.append(replica)
+            await replica.start()
+        one, other = replicas
+        await one.create("w", ENDS)
+        async with held(other, AT_WORK) as answers:
+            await begun(other)
+            cycle = (await one.call("POST", "/workspaces/w/restart"))["cycle"]
+            await anyio.sleep(0.1)
+            one.kill()
+            over = await other.until_over("w", cycle["id"])
+        assert over["step"] == "done", over
+        assert [answer_of(answer) for answer in answers] == ["both"]
+        assert effects(other) == {"first": 1, "late": 1, "second": 1}
+    finally:
+        for replica in replicas:
+            replica.kill_everything()
+        database.stop()
