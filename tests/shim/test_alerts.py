@@ -204,3 +204,16 @@ async def test_a_hook_that_fails_is_logged_and_holds_nothing_up(
         with anyio.fail_after(0.4):
             await alerts.look()
         await until(lambda: f"an alert could not be told by {why}" in logged.getvalue())
+
+
+async def test_what_waits_for_a_workspace_that_fell_silent_unseen_has_it_looked_at(
+    sqlite: SqliteStore,
+) -> None:
+    suspected: list[str] = []
+    alerts = Alerts(sqlite, after=60.0, suspect=suspected.append)
+    await waiting(sqlite, range(1))
+    for status, looked_at in ((Status.OFFLINE, True), (Status.FAILED, True), (Status.PAUSED, False)):
+        await sqlite.set_status("w", status, were=set(Status))
+        suspected.clear()
+        await alerts.look()
+        assert suspected == ["w"] * looked_at, status

@@ -13,20 +13,21 @@ import logging
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
 import anyio
 
 from ..errors import UnknownWorkspace
-from .store.contract import Store, Stranded
+from .store.contract import Status, Store, Stranded
 
 logger = logging.getLogger(__name__)
 
 ACTIVITY = "alert"
 """The type of what is added to the workspace's activity."""
 
+_MISSED = frozenset({Status.OFFLINE, Status.FAILED})
 _GROWTH = 10
 _AGAIN = 86400.0
 _MOST = 100
@@ -38,6 +39,8 @@ class Alerts:
 
     Args:
         after: seconds for which the oldest message has waited.
+        suspect: told at each look of the workspaces that should be there and are not: whoever suspected
+            one when it fell silent may have been stopped before it was looked at.
         command: a program that gets the alert's JSON on standard input.
         url: where the same JSON is posted to.
         environ: what the program's environment is.
@@ -49,6 +52,7 @@ class Alerts:
         store: Store,
         *,
         after: float,
+        suspect: Callable[[str], None] = lambda _: None,
         command: str | None = None,
         url: str | None = None,
         environ: Mapping[str, str] | None = None,
@@ -56,6 +60,7 @@ class Alerts:
     ) -> None:
         self._store = store
         self._after = after
+        self._suspect = suspect
         self._command = command
         self._url = url
         self._environ = dict(environ or {})
@@ -84,6 +89,8 @@ class Alerts:
         found = {stranded.workspace_id: stranded for stranded in await self._store.stranded()}
         self.stranded = tuple(found.values())
         for stranded in found.values():
+            if stranded.status in _MISSED:
+                self._suspect(stranded.workspace_id)
             if time.time() - stranded.oldest >= self._after and self._is_news(stranded):
                 await self._begin(stranded)
         for workspace_id in self._open.keys() - found.keys():

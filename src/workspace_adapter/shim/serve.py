@@ -231,6 +231,7 @@ class Shim:
             alerts = Alerts(
                 store,
                 after=settings.stranded_after,
+                suspect=deaths.suspect,
                 command=settings.alert_command,
                 url=settings.alert_url,
                 environ={name: self._environ[name] for name in _OF_THE_MACHINE if name in self._environ},

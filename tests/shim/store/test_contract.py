@@ -823,3 +823,15 @@ async def test_workspaces_and_what_waits_is_counted(store: Store) -> None:
     counts = await store.counts()
     assert counts.workspaces == {Status.ONLINE: 2}
     assert counts.items == {State.QUEUED: 1, State.DELAYED: 1, State.LEASED: 1}
+
+
+async def test_what_a_dead_holder_left_for_a_workspace_that_is_gone_is_stranded(store: Store) -> None:
+    await online(store)
+    await sent(store, "a", "b")
+    first, second = await store.claim("w", "p", now=20.0)
+    assert await store.set_status("w", Status.OFFLINE, were=set(Status))
+    assert await store.renew([second])
+    (stranded,) = await store.stranded()
+    assert (stranded.waiting, stranded.oldest) == (1, 10.0)
+    assert await store.renew([first])
+    assert await store.stranded() == []

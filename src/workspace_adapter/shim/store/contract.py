@@ -502,7 +502,7 @@ class Queue(Protocol):
         """Return the workspaces that a claim may find something for."""
 
     async def stranded(self) -> list[Stranded]:
-        """Return what waits for workspaces to which nothing can be sent."""
+        """Return what waits for workspaces to which nothing can be sent, what a dead holder left included."""
 
     async def depth(self, workspace_id: str) -> int:
         """Return how many items wait, counted up to the depth cap."""

@@ -156,6 +156,9 @@ _STRANDED = f"""
             UNION ALL
             (SELECT enqueued_at FROM a2a_queue AS q WHERE q.workspace_id = w.id AND q.state = 'delayed'
                 LIMIT $1)
+            UNION ALL
+            (SELECT enqueued_at FROM a2a_queue AS q WHERE q.workspace_id = w.id AND q.state = 'leased'
+                AND q.lease_until <= extract(epoch FROM statement_timestamp())::float8 LIMIT $1)
         ) AS one
     ) AS found
     WHERE w.status NOT IN {among(REACHABLE)} AND found.waiting > 0 ORDER BY w.id

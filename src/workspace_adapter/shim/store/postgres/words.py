@@ -53,6 +53,8 @@ class Words:
         self._tell = hear
         self._waiting: dict[str, None] = {}
         self._wake = anyio.Event()
+        self._pid = 0
+        """Who we are to the server; a connection that is closed may still have words to give, but no name."""
 
     def say(self, word: str) -> None:
         """Have a word said soon; what was committed before is seen by whoever hears it."""
@@ -73,6 +75,7 @@ class Words:
                 continue
             try:
                 connection.add_termination_listener(lambda _: self._wake.set())
+                self._pid = connection.get_server_pid()
                 await connection.add_listener(self._channel, self._hear)
                 if not listened:
                     task_status.started()
@@ -99,8 +102,8 @@ class Words:
             with anyio.move_on_after(PULSE):
                 await self._wake.wait()
 
-    def _hear(self, connection: Any, pid: int, _channel: str, line: object) -> None:
-        if pid != connection.get_server_pid():  # what this replica said it was told at once
+    def _hear(self, _connection: Any, pid: int, _channel: str, line: object) -> None:
+        if pid != self._pid:  # what this replica said it was told at once
             for word in str(line).split():
                 self._tell(word)
 

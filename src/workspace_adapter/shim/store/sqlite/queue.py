@@ -299,14 +299,21 @@ class Queue(Part):
         rows = await self._writer.run(
             lambda transaction: transaction.all(
                 f"""
-                SELECT id, status, min(waiting, ?) AS waiting, (
+                SELECT id, status, min(waiting + left_behind, ?) AS waiting, (
                     SELECT min(enqueued_at) FROM a2a_queue AS q
-                    WHERE q.workspace_id = workspaces.id AND q.state IN {among(WAITING)}
+                    WHERE q.workspace_id = found.id AND q.state IN {LIVE}
                 ) AS oldest
-                FROM workspaces JOIN vitals ON workspace_id = id
-                WHERE status NOT IN {among(REACHABLE)} AND waiting > 0 ORDER BY id
+                FROM (
+                    SELECT id, status, waiting, (
+                        SELECT count(*) FROM a2a_queue AS q
+                        WHERE q.workspace_id = workspaces.id AND q.state = 'leased' AND q.lease_until <= ?
+                    ) AS left_behind
+                    FROM workspaces JOIN vitals ON workspace_id = id WHERE status NOT IN {among(REACHABLE)}
+                ) AS found
+                WHERE waiting + left_behind > 0 ORDER BY id
                 """,
                 self._rules.depth_cap,
+                moment(None),
             )
         )
         return [
