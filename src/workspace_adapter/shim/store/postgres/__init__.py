@@ -13,6 +13,7 @@ import asyncpg
 from ....queueing import Rules
 from .connections import Connections
 from .cycles import Cycles
+from .enqueue import Enqueue
 from .log import Log
 from .part import unavailable
 from .queue import Queue
@@ -32,7 +33,7 @@ _SETTINGS = {
 }
 
 
-class PostgresStore(Workspaces, Queue, Streams, Cycles, Log):
+class PostgresStore(Workspaces, Queue, Enqueue, Streams, Cycles, Log):
     """What the shim keeps, in a PostgreSQL database that any number of replicas share."""
 
     def __init__(
@@ -74,6 +75,7 @@ class PostgresStore(Workspaces, Queue, Streams, Cycles, Log):
                 raise unavailable(error) from error
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             self._words = Words(self._url, self._schema, settings, self._hear)
+            self._open_enqueue()
             self._open_queue()
             self._listening = anyio.CancelScope()
             await self._tasks.start(self._listen)
