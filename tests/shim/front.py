@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,8 @@ class FrontOfShim:
 
     client: httpx.AsyncClient
     store: Store
+    stop: Callable[[], None]
+    """Ends what runs behind the routes, as a stop of the shim does."""
     rung: list[str] = field(default_factory=list)
     registered: list[str] = field(default_factory=list)
 
@@ -107,8 +109,14 @@ async def front(
             registry=registry, operator=operator, door=door, further=[], ready=ready, metrics=ready
         )
         edge = Edge(routes, identity=identity, rates=Rates(rate_limit))
-        rooms.start_soon(registry.run)
+        life = anyio.CancelScope()
+
+        async def run() -> None:
+            with life:
+                await registry.run()
+
+        rooms.start_soon(run)
         transport = httpx.ASGITransport(app=edge)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
-            yield FrontOfShim(client, kept, rung, registered)
+            yield FrontOfShim(client, kept, life.cancel, rung, registered)
         rooms.cancel_scope.cancel()

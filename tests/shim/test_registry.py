@@ -306,6 +306,28 @@ async def test_a_forged_heartbeat_takes_no_true_ones_place_and_hears_nothing(tmp
         assert (await shim.workspace()).active_tasks == 1
 
 
+async def test_a_heartbeat_that_a_stop_cuts_off_is_not_taken_for_a_replaced_lifes(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token = await known(shim)
+        cut = anyio.Event()
+
+        async def never(beats, **more):  # type: ignore[no-untyped-def]
+            cut.set()
+            await anyio.sleep_forever()
+
+        shim.store.beat = never  # type: ignore[method-assign]
+        told: list[httpx.Response] = []
+
+        async def beat() -> None:
+            told.append(await shim.beat(token))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(beat)
+            await cut.wait()
+            shim.stop()
+        assert told[0].status_code == 503
+
+
 async def test_heartbeats_that_wait_for_a_write_are_bounded(tmp_path: Path) -> None:
     async with front(tmp_path) as shim:
         token = await known(shim)

@@ -68,7 +68,8 @@ class _Batch:
     def __init__(self) -> None:
         self.beats: dict[str, Beat] = {}
         self.bytes = 0
-        self.heard: Mapping[str, Heard] = {}
+        self.heard: Mapping[str, Heard] | None = None
+        """``None``: they were not written."""
         self.error: StoreUnavailable | None = None
         self.done = anyio.Event()
 
@@ -119,8 +120,8 @@ class Registry:
             except StoreUnavailable as error:
                 batch.error = error
             finally:
-                self.heartbeats["ok"] += len(batch.heard)
-                self.heartbeats["refused"] += len(batch.beats) - len(batch.heard)
+                self.heartbeats["ok"] += len(batch.heard or ())
+                self.heartbeats["refused"] += len(batch.beats) - len(batch.heard or ())
                 batch.done.set()
 
     async def heartbeat(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,6 +147,8 @@ class Registry:
         await batch.done.wait()
         if batch.error is not None:
             raise batch.error
+        if batch.heard is None:
+            raise Refusal(503, "the shim is stopping; ask again in a moment", retry_after=1)
         heard = batch.heard.get(beat.workspace_id)
         if heard is None:
             await self._not_counted(beat, send)
