@@ -30,11 +30,17 @@ class Platform:
 
     @asynccontextmanager
     async def running(
-        self, *, deadline: float = 5.0, dispatches: int = 1000, owner: str = "life-1", sweep: float = 0.05
+        self,
+        *,
+        deadline: float = 5.0,
+        dispatches: int = 1000,
+        owner: str = "life-1",
+        sweep: float = 0.05,
+        addresses: Addresses | None = None,
     ) -> AsyncIterator[Dispatcher]:
-        addresses = Addresses(parse_ranges("loopback"))
+        reached = addresses or Addresses(parse_ranges("loopback"))
         async with (
-            Upstream(addresses, connect_timeout=2.0, deadline=deadline) as upstream,
+            Upstream(reached, connect_timeout=2.0, deadline=deadline) as upstream,
             anyio.create_task_group() as tasks,
         ):
             dispatcher = Dispatcher(

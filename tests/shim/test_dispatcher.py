@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -17,6 +19,8 @@ from tests.shim.replica import Platform, answer_of
 from tests.shim.scripted import Exchange, Script, Scripted, envelope, scripted, until
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.queueing import State, Verdict
+from workspace_adapter.shim.address import Addresses
+from workspace_adapter.shim.ranges import parse_ranges
 from workspace_adapter.shim.store.contract import Beat, Lease, Message, Settlement, Status
 from workspace_adapter.shim.store.sqlite import SqliteStore
 
@@ -353,6 +357,29 @@ async def test_defect_10_the_reason_of_a_drop_is_kept(platform: Platform) -> Non
     assert (await platform.item(item_id)).last_error is None
     assert await platform.store.drop(item_id, "older than an hour")
     assert (await platform.item(item_id)).last_error == "older than an hour"
+
+
+async def test_a_shim_without_sockets_blames_no_workspace(
+    platform: Platform, make: Make, logged: StringIO
+) -> None:
+    class Starved(Addresses):
+        empty = True
+
+        def _socket(self, info: object) -> socket.socket:
+            if self.empty:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super()._socket(info)
+
+    workspace, addresses = await make(echo), Starved(parse_ranges("loopback"))
+    await platform.workspace("w", workspace.url)
+    async with platform.running(addresses=addresses):
+        item_id = await platform.send("w", "hello")
+        item = await platform.when(item_id, lambda item: item.attempt > 2)
+        assert (item.strikes, platform.suspected) == (0, [])
+        addresses.empty = False
+        item = await platform.ended(item_id)
+    assert (item.state, item.strikes) == (State.COMPLETED, 0)
+    assert logged.getvalue().count("Raise the limit of open files (ulimit -n)") == 1
 
 
 # --- what rings for nothing -----------------------------------------------------------------

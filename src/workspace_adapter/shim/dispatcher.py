@@ -75,6 +75,8 @@ class Dispatcher:
         self._held: dict[int, _Held] = {}
         self._held_of: Counter[str] = Counter()
         self._bell = anyio.Event()
+        self._starved = False
+        """The last dispatch found no socket."""
 
     def __len__(self) -> int:
         """Return how many dispatches are under way."""
@@ -184,6 +186,17 @@ class Dispatcher:
         return await self._judge(lease, sent), sent.answer
 
     async def _judge(self, lease: Lease, sent: Sent) -> Verdict:
+        if sent.starved:
+            if not self._starved:
+                logger.error(
+                    "this machine makes no connection any more: %s. Raise the limit of open files"
+                    " (ulimit -n), or lower SHIM_DISPATCHES and SHIM_HELD_LIMIT",
+                    sent.detail,
+                )
+            self._starved = True
+            because = f"the shim has no connection left ({sent.detail})"
+            return _back(lease, because, wait=self._rules.busy_wait)
+        self._starved = False
         restarting = False
         if not isinstance(sent.outcome, Reply) or sent.outcome.status >= 500:
             workspace = await self._workspace(lease)
@@ -258,8 +271,8 @@ class _Held:
         self.scope.cancel()
 
 
-def _back(lease: Lease, because: str, *, taken: bool = False) -> Verdict:
-    return Verdict(state=State.QUEUED, because=because, taken=taken or lease.taken)
+def _back(lease: Lease, because: str, *, taken: bool = False, wait: float = 0.0) -> Verdict:
+    return Verdict(state=State.QUEUED, because=because, taken=taken or lease.taken, wait=wait)
 
 
 async def _insist(ask: Callable[[], Awaitable[T]]) -> T:

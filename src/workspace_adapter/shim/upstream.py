@@ -8,6 +8,7 @@ for it.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -53,6 +54,8 @@ _LARGE = 1 << 20
 _NEVER_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError)
 """No byte was sent: no connection, no free one in time, or a URL or header that cannot be written."""
 
+_STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -65,6 +68,8 @@ class Sent:
     """The workspace's own bytes, where it sent a whole answer."""
     detail: str = ""
     """Why it came to nothing on the wire, for people."""
+    starved: bool = False
+    """This machine had no socket left: the workspace has no part in it."""
 
 
 class Response:
@@ -165,7 +170,8 @@ class Upstream:
             except AddressRefused as refusal:
                 return Sent(Lost.UNREACHED, detail=str(refusal))
             except _NEVER_REACHED as error:
-                return Sent(Lost.UNREACHED, detail=_why(error))
+                starved = getattr(error, "errno", None) in _STARVED
+                return Sent(Lost.UNREACHED, detail=_why(error), starved=starved)
             except _BROKEN as error:
                 return Sent(Lost.CUT, detail=_why(error))
         return Sent(Lost.LATE, detail=f"{self._deadline:g} s have passed")
