@@ -641,3 +641,13 @@ async def test_a_store_that_goes_away_while_somebody_waits_is_waited_for(
         held.go.set()
         await until(lambda: answers)
         assert answers[0].status_code == 200
+
+
+async def test_no_name_of_a_method_makes_a_line_of_the_log(sqlite: SqliteStore, logged: StringIO) -> None:
+    async with house(sqlite) as shim:
+        await shim.workspace("w", "http://127.0.0.1:9")
+        found = await shim.post({"method": "tasks/get\nforged " + "x" * 1000, "params": {}})
+        assert found.status_code == 502
+    lines = [line for line in logged.getvalue().splitlines() if "forged" in line]
+    assert lines
+    assert all(json.loads(line)["message"].count("x") < 70 for line in lines)

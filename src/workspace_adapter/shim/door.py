@@ -185,9 +185,9 @@ class Door:
                         keep_alive=self._keep_alive,
                     )
                     await telling.run(new=not enqueued.joined)
-                else:
-                    told = await self._held(call, enqueued, hold) or await over()
-                    await told.send(send)
+                    return
+                told = None if call.streamed else await self._held(call, enqueued, hold)
+                await (told or await over()).send(send)
 
             await _unless_gone(receive, answer)
 
@@ -199,8 +199,7 @@ class Door:
             return answers.stopping(enqueued.id)
         if item is None:
             return None
-        if not call.streamed:
-            item = await without_stream(self._store, item)
+        item = await without_stream(self._store, item)
         return answers.of_item(item, call.method, call.request_id)
 
     # --- what passes through ------------------------------------------------------------------
@@ -226,7 +225,7 @@ class Door:
                     await relay.run(response)
                 return
             except WorkspaceUnreachable as error:
-                logger.info("%s was not passed through: %s", call.method, error)
+                logger.info("%.60r was not passed through: %s", call.method, error)
                 if relay.begun:
                     return  # its caller sees that it is cut
                 self._known.pop(workspace_id, None)
