@@ -27,6 +27,7 @@ class Platform:
         self.store = store
         self.suspected: list[str] = []
         self._numbers = itertools.count(1)
+        self._looks = 0
 
     @asynccontextmanager
     async def running(
@@ -52,13 +53,23 @@ class Platform:
                 suspect=self.suspected.append,
             )
             self.store.on_due = dispatcher.ring
-            sweeper = Sweeper(self.store, ring=dispatcher.ring, stranded=_nothing, interval=sweep)
+            sweeper = Sweeper(self.store, ring=dispatcher.ring, stranded=self._look, interval=sweep)
             tasks.start_soon(dispatcher.run)
             tasks.start_soon(sweeper.run)
             try:
                 yield dispatcher
             finally:
                 tasks.cancel_scope.cancel()
+
+    async def _look(self) -> None:
+        self._looks += 1
+
+    async def sweeps(self) -> None:
+        """Wait until the queue was looked through several times: what could be sent was."""
+        looks = self._looks
+        with anyio.fail_after(10):
+            while self._looks < looks + 2:
+                await anyio.sleep(0.01)
 
     async def workspace(self, name: str, url: str, *, most: int = 1) -> None:
         await self.store.create_workspace(name, max_concurrent=most)
@@ -90,10 +101,6 @@ class Platform:
             while not what(item := await self.item(item_id)):
                 await anyio.sleep(0.005)
         return item
-
-
-async def _nothing() -> None:
-    """There are no alerts."""
 
 
 def answer_of(item: Item) -> str:

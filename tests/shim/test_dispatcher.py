@@ -94,7 +94,7 @@ async def test_defect_8_messages_for_one_workspace_run_in_parallel_up_to_what_it
     ids = [await platform.send("w", str(number)) for number in range(5)]
     async with platform.running():
         await until(lambda: workspace.running == 3)
-        await anyio.sleep(0.2)  # several sweeps, none of which may send a fourth
+        await platform.sweeps()
         assert workspace.running == 3
         gate.set()
         for item_id in ids:
@@ -139,7 +139,7 @@ async def test_defect_7_nothing_new_goes_to_a_workspace_that_says_it_is_at_work(
     await platform.store.beat([Beat(workspace_id="w", boot_id="w-boot", active_tasks=2)])
     async with platform.running():
         item_id = await platform.send("w", "later")
-        await anyio.sleep(0.3)  # several sweeps
+        await platform.sweeps()
         assert workspace.requests == []
         await platform.store.beat([Beat(workspace_id="w", boot_id="w-boot", active_tasks=0)])
         assert (await platform.ended(item_id)).attempt == 1
@@ -155,7 +155,7 @@ async def test_as_many_workspaces_as_may_be_dispatched_to_leave_room_for_the_nex
         for number in range(30):
             await platform.send("greedy", str(number))
         await until(lambda: greedy.running >= 5)
-        await anyio.sleep(0.2)  # several sweeps
+        await platform.sweeps()
         assert greedy.running == 5
         for number in range(5):
             await platform.ended(await platform.send("other", str(number)))
@@ -423,7 +423,7 @@ async def test_nothing_is_sent_to_a_workspace_that_is_restarting(platform: Platf
     await platform.store.set_restarting("w", True)
     async with platform.running():
         item_id = await platform.send("w", "hello")
-        await anyio.sleep(0.2)  # several sweeps
+        await platform.sweeps()
         assert workspace.requests == []
         await platform.store.set_restarting("w", False)
         await platform.ended(item_id)
@@ -544,7 +544,7 @@ async def test_a_dispatcher_that_is_stopped_puts_back_what_it_holds(platform: Pl
     assert [(i.state, i.taken, i.strikes, i.attempt) for i in items] == [(State.QUEUED, True, 0, 1)] * 3
     workspace.script = echo
     async with platform.running(owner="life-2"):
-        items = [await platform.ended(item_id, within=1.0) for item_id in ids]  # no lease had to lapse
+        items = [await platform.ended(item_id) for item_id in ids]
     assert [item.attempt for item in items] == [2, 2, 2]
 
 
@@ -694,7 +694,7 @@ async def test_an_item_leased_again_before_its_settlement_was_heard_of_is_sent_a
     await platform.workspace("w", workspace.url)
     platform.store.__class__ = Late
     async with platform.running() as dispatcher:
-        item = await platform.ended(await platform.send("w", "hello"), within=RULES.lease * 0.8)
+        item = await platform.ended(await platform.send("w", "hello"))
         await until(lambda: len(dispatcher) == 0)
     assert (item.state, item.attempt, item.lapses) == (State.COMPLETED, 2, 0)
 
@@ -746,7 +746,7 @@ async def test_nothing_is_sent_to_a_workspace_that_is_offline(platform: Platform
     await platform.store.set_status("w", Status.OFFLINE, were={Status.ONLINE})
     async with platform.running():
         item_id = await platform.send("w", "hello")
-        await anyio.sleep(0.2)  # several sweeps
+        await platform.sweeps()
         assert workspace.requests == []
         await platform.store.set_status("w", Status.ONLINE, were={Status.OFFLINE})
         await platform.ended(item_id)
