@@ -25,6 +25,8 @@ from .workspaces import Workspaces
 _SETTINGS = {
     "application_name": "workspace-adapter",
     "jit": "off",
+    # Milliseconds. A replica that is frozen in the middle must not hold up the others.
+    "idle_in_transaction_session_timeout": "5000",
     # Each statement has one good plan, along an index. A table that grew since it was last
     # analysed must not make the planner choose another.
     "enable_seqscan": "off",

@@ -14,15 +14,19 @@ T = TypeVar("T")
 class Connections:
     """Connections that take turns."""
 
-    def __init__(self, url: str, settings: Mapping[str, str], *, most: int, timeout: float) -> None:
+    def __init__(
+        self, url: str, settings: Mapping[str, str], *, most: int, timeout: float, limit: float = 30.0
+    ) -> None:
         """Name the database.
 
         Args:
             timeout: seconds to wait for a connection to be made.
+            limit: seconds a statement may take.
         """
         self._url = url
         self._settings = dict(settings)
         self._timeout = timeout
+        self._limit = limit
         self._slots = anyio.Semaphore(most, fast_acquire=True)
         self._idle: list[Any] = []
 
@@ -38,6 +42,12 @@ class Connections:
                 return await work(connection)
             except anyio.get_cancelled_exc_class():
                 connection.terminate()  # it is in the middle of something
+                raise
+            except (TimeoutError, asyncpg.ReadOnlySQLTransactionError):
+                # Its server may be gone without a word, or another is the first now: no other connection
+                # to it is better. New ones are made to whichever the name leads to.
+                for old in (connection, *self._idle):
+                    old.terminate()
                 raise
             finally:
                 if connection.is_closed():
@@ -57,5 +67,5 @@ class Connections:
                 return connection
             connection.terminate()
         return await asyncpg.connect(
-            self._url, timeout=self._timeout, command_timeout=30, server_settings=self._settings
+            self._url, timeout=self._timeout, command_timeout=self._limit, server_settings=self._settings
         )

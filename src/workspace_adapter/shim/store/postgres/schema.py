@@ -249,7 +249,9 @@ async def migrate(url: str, schema: str, *, timeout: float) -> None:
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(1463898961)")
-            await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+            if not await connection.fetchval("SELECT true FROM pg_namespace WHERE nspname = $1", schema):
+                # Not "if not exists": that needs the right to make one also where there is one.
+                await connection.execute(f'CREATE SCHEMA "{schema}"')
             await connection.execute(f'SET LOCAL search_path = "{schema}"')
             await connection.execute("CREATE TABLE IF NOT EXISTS migrations (version int NOT NULL)")
             version = await connection.fetchval("SELECT coalesce(max(version), 0) FROM migrations")

@@ -21,11 +21,14 @@ PASSING = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.DeadlockDetectedError,
     asyncpg.InternalClientError,
     asyncpg.InterfaceError,
 )
-"""What another try may not meet again: the database restarts, a connection was cut, two met."""
+"""What another try may not meet again: the database restarts or another takes its place, a connection
+was cut, two met."""
 
 PAUSE = 0.1
 """Seconds between two tries."""

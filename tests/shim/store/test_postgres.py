@@ -1,0 +1,80 @@
+"""What PostgreSQL may do to us: move, freeze, and grant no more than it must."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import asyncpg
+import pytest
+
+from tests.shim.postgres import Postgres
+from tests.shim.store.conftest import RULES
+from tests.shim.store.test_contract import online, sent
+from workspace_adapter.shim.store.postgres import PostgresStore
+from workspace_adapter.shim.store.postgres.connections import Connections
+
+pytestmark = pytest.mark.anyio
+
+
+async def pid(connection: Any) -> int:
+    return int(connection.get_server_pid())
+
+
+async def test_after_a_statement_without_an_answer_no_old_connection_is_used(postgres: Postgres) -> None:
+    connections = Connections(postgres.url, {}, most=2, timeout=5.0, limit=0.2)
+    old: set[int] = set()
+
+    async def one(connection: Any) -> None:
+        old.add(await pid(connection))
+        await anyio.sleep(0.1)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(connections.run, one)
+        tasks.start_soon(connections.run, one)
+    assert len(old) == 2
+    with pytest.raises(TimeoutError):
+        await connections.run(lambda connection: connection.execute("SELECT pg_sleep(60)"))
+    assert await connections.run(pid) not in old
+    await connections.close()
+
+
+async def test_what_may_only_be_read_is_left_for_whatever_takes_its_place(postgres: Postgres) -> None:
+    async with PostgresStore(postgres.url, RULES, schema="read_only", connections=1) as store:
+        await online(store)
+        # A session that is open stays read-only; one that is made now is not.
+        await store._connections.run(
+            lambda connection: connection.execute("SET default_transaction_read_only = on")
+        )
+        assert await sent(store, "a")
+
+
+async def test_a_replica_that_is_frozen_in_a_transaction_holds_up_the_others_for_seconds(
+    postgres: Postgres,
+) -> None:
+    async with (
+        PostgresStore(postgres.url, RULES, schema="frozen") as store,
+        PostgresStore(postgres.url, RULES, schema="frozen") as frozen,
+    ):
+        await online(store)
+
+        async def hang(connection: Any) -> None:
+            await connection.execute("BEGIN; SELECT FROM workspaces WHERE id = 'w' FOR UPDATE")
+            held.set()
+            await anyio.sleep(60)
+
+        held = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(frozen._connections.run, hang)
+            await held.wait()
+            with anyio.fail_after(20):
+                assert await store.set_restarting("w", True)
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_role_that_owns_the_schema_needs_no_right_to_make_one(postgres: Postgres) -> None:
+    admin = await asyncpg.connect(postgres.url)
+    await admin.execute("CREATE ROLE shim LOGIN; CREATE SCHEMA granted AUTHORIZATION shim")
+    await admin.close()
+    async with PostgresStore(postgres.url.replace("postgres@", "shim@"), RULES, schema="granted") as store:
+        await online(store)
