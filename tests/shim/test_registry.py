@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.shim.front import ADMIN, FrontOfShim, front
+from workspace_adapter.shim.identity import CONTAINER, digest
 from workspace_adapter.shim.registry import beat_of
 from workspace_adapter.shim.store.contract import Message, Role, Status
 
@@ -65,6 +66,29 @@ async def test_a_first_registration_whose_reply_was_lost_is_repeated_by_the_same
         assert (await shim.beat(token)).status_code == 200
     async with front(tmp_path, admin_token=ADMIN) as shim:
         assert (await shim.register()).status_code == 401
+
+
+async def test_a_registration_takes_back_what_earlier_starts_handed_out(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        await shim.store.create_workspace("w")
+        for at, name in enumerate(("by-hand", "start-1", "start-2", "start-3")):
+            label = name if name == "by-hand" else CONTAINER
+            await shim.store.add_token(
+                digest(name), role=Role.WORKSPACE, workspace_id="w", label=label, now=float(at)
+            )
+
+        async def registered(name: str, boot: str) -> list[str]:
+            """Register with a token; return those that still count."""
+            assert (await shim.register(bearer=name, boot=boot)).status_code == 200
+            names = ("by-hand", "start-1", "start-2", "start-3")
+            left = await shim.store.tokens([digest(name) for name in names])
+            return [name for name in names if digest(name) in left]
+
+        # The third start found it running, so what runs has the second's.
+        assert await registered("start-2", "b1") == ["by-hand", "start-2", "start-3"]
+        assert await registered("start-2", "b2") == ["by-hand", "start-2", "start-3"]
+        assert await registered("by-hand", "b3") == ["by-hand", "start-2", "start-3"]
+        assert await registered("start-3", "b4") == ["by-hand", "start-3"]
 
 
 async def test_with_an_admin_token_nobody_registers_that_was_not_made(tmp_path: Path) -> None:

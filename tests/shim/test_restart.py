@@ -20,9 +20,10 @@ from tests.shim.scripted import Exchange, Scripted, scripted, until
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.shim import restart
 from workspace_adapter.shim.address import Addresses
+from workspace_adapter.shim.identity import CONTAINER
 from workspace_adapter.shim.ranges import THIS_MACHINE_TOO
 from workspace_adapter.shim.restart import Restarts, Times
-from workspace_adapter.shim.store.contract import OVER, Aim, Cycle, Message, Role, Status, Step
+from workspace_adapter.shim.store.contract import OVER, Aim, Cycle, Message, Status, Step
 from workspace_adapter.shim.store.sqlite import SqliteStore
 from workspace_adapter.shim.upstream import Upstream
 
@@ -430,8 +431,7 @@ async def test_the_old_lifes_late_registration_is_not_taken_for_the_new_one(hous
 # --- what a start is given ------------------------------------------------------------------
 
 
-async def test_a_start_gets_a_token_of_its_own_and_the_last_ones_is_forgotten(house: House) -> None:
-    await house.store.add_token("of-an-operator", role=Role.WORKSPACE, workspace_id="w", label="by hand")
+async def test_a_start_gets_a_token_of_its_own(house: House) -> None:
     for _ in range(3):
         await house.do(Aim.RESTART)
 
@@ -443,8 +443,8 @@ async def test_a_start_gets_a_token_of_its_own_and_the_last_ones_is_forgotten(ho
     assert environ["MODEL_KEY"] == "shown"
     assert "hidden" not in environ.values()
     assert environ["WORKSPACE_DRAIN_CAP"] == "1"
-    left = {token.digest for token in await house.store.tokens_of("w")}
-    assert left == {"of-an-operator", "digest-2"}
+    made = {token.digest: token.label for token in await house.store.tokens_of("w")}
+    assert made == {"digest-0": CONTAINER, "digest-1": CONTAINER, "digest-2": CONTAINER}
 
 
 # --- dormant states ---------------------------------------------------------------------------

@@ -25,6 +25,9 @@ SYSTEM = ("webhook:", "system:", "test:", "channel:")
 WORKSPACE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 CALLER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+CONTAINER = "container"
+"""The label of the tokens that a start hands out; each lives until a later one was registered with."""
+
 _FRESH = 5.0
 """Seconds for which a token that was looked up is believed: as late a revocation is heard elsewhere."""
 

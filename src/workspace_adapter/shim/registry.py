@@ -23,9 +23,9 @@ from ..errors import StoreUnavailable
 from ..queueing import NO_ROOM
 from ..wire import WEDGED, BadBody, parse_heartbeat, parse_registration
 from .body import header, parse, read, storable
-from .identity import WORKSPACE_ID, bearer_of, caller_of, digest, mint
+from .identity import CONTAINER, WORKSPACE_ID, bearer_of, caller_of, digest, mint
 from .refusal import Refusal, write, write_bytes
-from .store.contract import DORMANT, Beat, Heard, Role, Status, Store, Workspace
+from .store.contract import DORMANT, Beat, Heard, Role, Status, Store, Token, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -192,17 +192,19 @@ class Registry:
         if not said.url:
             raise Refusal(400, "url is required: the address at which the workspace is called")
         bearer = bearer_of(header(scope, b"authorization"))
-        workspace, known = await self._let_in(said.workspace_id, bearer, said.boot_id)
+        workspace, token = await self._let_in(said.workspace_id, bearer, said.boot_id)
         await self._vet(workspace, said.url)
         counted = await self._store.register(
             workspace.id, url=said.url, boot_id=said.boot_id or None, card=said.agent_card
         )
         reply: dict[str, Any] = {"status": "registered", "delivery_mode": "push", **_told(workspace)}
-        if not known:
+        if token is None:
             reply["auth_token"], kept = mint()
             await self._store.add_token(kept, role=Role.WORKSPACE, workspace_id=workspace.id, label="first")
         if counted:
             logger.info("registered at %s", said.url, extra={"workspace_id": workspace.id})
+            if token is not None and token.label == CONTAINER:
+                await self._revoke_former(token)
             self._registered(workspace.id)
         else:
             now = await self._store.workspace(workspace.id)
@@ -217,8 +219,10 @@ class Registry:
         reply["queue_depth"] = await self._store.depth(workspace.id)
         await write(send, 200, reply)
 
-    async def _let_in(self, workspace_id: str, bearer: str | None, boot_id: str) -> tuple[Workspace, bool]:
-        """Return the workspace that registers, and whether it has a token."""
+    async def _let_in(
+        self, workspace_id: str, bearer: str | None, boot_id: str
+    ) -> tuple[Workspace, Token | None]:
+        """Return the workspace that registers, and the token it showed; ``None``: it is to be given one."""
         workspace = await self._store.workspace(workspace_id)
         if workspace is None and self._open:
             await self._store.create_workspace(workspace_id, secret=secrets.token_urlsafe(32))
@@ -227,17 +231,24 @@ class Registry:
             raise Refusal(401, "invalid workspace auth token")
         if workspace.status is Status.REMOVED:
             raise Refusal(410, "the workspace was removed; the operator may make it anew")
-        live = [token.digest for token in await self._store.tokens_of(workspace_id)]
+        live = await self._store.tokens_of(workspace_id)
         presented = "" if bearer is None else digest(bearer)
-        if any([hmac.compare_digest(presented, known) for known in live]):  # all of them, as long as each
-            return workspace, True
+        # All of them are looked at, as long as each.
+        if shown := [token for token in live if hmac.compare_digest(presented, token.digest)]:
+            return workspace, shown[0]
         # Its token was shown once, in a reply that may have been lost: it is the same life that asks again.
         unheard = bearer is None and boot_id and boot_id == workspace.boot_id
         if self._open and (not live or unheard):
-            return workspace, False
+            return workspace, None
         if bearer is None:
             raise Refusal(401, f"missing workspace auth token; {_HOW}")
         raise Refusal(401, f"invalid workspace auth token; {_HOW}")
+
+    async def _revoke_former(self, token: Token) -> None:
+        """Take back what earlier starts handed out: whoever registers shows which one is in use."""
+        for other in await self._store.tokens_of(token.workspace_id):
+            if other.label == CONTAINER and other.created_at < token.created_at:
+                await self._store.revoke_token(other.digest)
 
     async def update_card(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a new agent card of a workspace that registered."""

@@ -26,15 +26,13 @@ import anyio
 from .. import wire
 from ..errors import ProvisionerError, StoreUnavailable, UnknownWorkspace, WorkspaceUnreachable
 from .deaths import GIVEN_UP, gives_up
+from .identity import CONTAINER
 from .provisioners.contract import SECRET_FILE, TOKEN_FILE, Provisioner, environment
 from .provisioners.external import ExternalProvisioner
 from .store.contract import DORMANT, OVER, REACHABLE, Aim, Cycle, Role, Status, Step, Store, Workspace
 from .upstream import Upstream
 
 logger = logging.getLogger(__name__)
-
-LABEL = "container"
-"""Of the tokens that a start hands out; each outlives the next start at most."""
 
 _AWAKE = frozenset(Status) - DORMANT
 _TRIES = (1.0, 2.0, 4.0)
@@ -331,7 +329,7 @@ class Restarts:
 
     async def _start_with_a_token(self, workspace: Workspace, provisioner: Provisioner) -> None:
         token, digest = self._mint()
-        await self._store.add_token(digest, role=Role.WORKSPACE, workspace_id=workspace.id, label=LABEL)
+        await self._store.add_token(digest, role=Role.WORKSPACE, workspace_id=workspace.id, label=CONTAINER)
         secrets = {TOKEN_FILE: token}
         if workspace.secret:
             secrets[SECRET_FILE] = workspace.secret
@@ -357,7 +355,6 @@ class Restarts:
                 if now is None or now.status in DORMANT:
                     return _done("it was taken away meanwhile")
                 if _is_new(now, cycle, stopped=not external):
-                    await self._revoke_old(cycle)
                     return _done("a new life registered", {"wait": {"took_ms": _ms(began)}})
                 if time.monotonic() - began > patience:
                     if external:
@@ -384,12 +381,6 @@ class Restarts:
         """Return what was asked for meanwhile, where that needs no workspace that runs."""
         (latest, *_) = await self._store.cycles(cycle.workspace_id, most=1)
         return latest.aim if latest.id != cycle.id and latest.aim.outranks(cycle.aim) else None
-
-    async def _revoke_old(self, cycle: Cycle) -> None:
-        """Forget the tokens of earlier starts; which of this cycle's a workspace has is not known."""
-        for token in await self._store.tokens_of(cycle.workspace_id):
-            if token.label == LABEL and token.created_at < (cycle.began_at or 0.0):
-                await self._store.revoke_token(token.digest)
 
     async def _not_started(self, cycle: Cycle, workspace: Workspace, why: str) -> _Move:
         await self._store.set_status(workspace.id, Status.FAILED, were=_AWAKE, of=cycle)
