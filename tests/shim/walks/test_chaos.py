@@ -328,6 +328,8 @@ class Stage:
     async def check(self, store: Store) -> None:
         """Compare what the callers know, what the workspaces did, and what the store holds."""
         problems = self.report.problems
+        if not self.report.sent or not self.report.faults:
+            problems.append("nothing was sent, or nothing was done to what was sent")
         for sent in self.report.sent:
             if set(sent.answers) != {f"did {sent.label}"}:
                 problems.append(f"{sent.label} at {sent.workspace_id} was answered {sent.answers}")
@@ -414,7 +416,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     indirect=["stage"],
 )
 async def test_every_accepted_message_is_answered_exactly_once_whatever_dies(
-    stage: Stage, seconds: float, capsys: pytest.CaptureFixture[str]
+    stage: Stage, seconds: float, record_property: Callable[[str, object], None]
 ) -> None:
     await stage.begin()
     stage.until = time.monotonic() + seconds
@@ -436,6 +438,6 @@ async def test_every_accepted_message_is_answered_exactly_once_whatever_dies(
         async with stage.store() as store:
             await stage.check(store)
     finally:
-        with capsys.disabled():
-            print(f"\nchaos, seed {SEED}, {seconds:g} s:", *stage.report.lines(), sep="\n  ")
+        lines = [f"chaos, seed {SEED}, {seconds:g} s:", *stage.report.lines()]
+        record_property("report", "\n  ".join(lines))
     assert stage.report.problems == []
