@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -16,11 +16,26 @@ from workspace_adapter.shim.protocol import Protocol
 from workspace_adapter.shim.refusal import write
 
 DEADLINE = 10.0
+LARGE = 32 << 20
 
 
 class Impatient(Protocol):
     head_time = 0.2
     head_limit = 2000
+    read_time = 0.2
+    lost: Callable[[], object] = lambda: None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        type(self).lost()
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
+    """Say when a connection has ended on the server's side."""
+    event = anyio.Event()
+    monkeypatch.setattr(Impatient, "lost", staticmethod(event.set))
+    return event
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,6 +44,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await anyio.sleep(0.3)
         await send({"type": "http.response.body", "body": b"data"})
+    elif scope["path"] == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(LARGE)})
     else:
         await write(send, 200, {"path": scope["path"]})
 
@@ -100,3 +118,21 @@ async def test_requests_that_come_together_are_answered_in_turn() -> None:
         while b'"/2"' not in told:
             told += await stream.receive()
         assert told.index(b'"/1"') < told.index(b"data") < told.index(b'"/2"')
+
+
+async def test_who_reads_nothing_of_an_answer_is_cut_off(lost: anyio.Event) -> None:
+    async with connection() as stream:
+        await stream.send(b"GET /large HTTP/1.1\r\n\r\n")
+        await lost.wait()
+        assert len(await all_of(stream)) < LARGE
+
+
+async def test_who_reads_an_answer_slowly_gets_all_of_it(lost: anyio.Event) -> None:
+    async with connection() as stream:
+        await stream.send(b"GET /large HTTP/1.1\r\n\r\n")
+        began, told = anyio.current_time(), 0
+        while told < LARGE:
+            told += len(await stream.receive(1 << 20))
+            await anyio.sleep(Impatient.read_time / 8)
+        assert anyio.current_time() - began > 2 * Impatient.read_time
+        assert not lost.is_set()

@@ -1,4 +1,4 @@
-"""uvicorn's fast parser, with what it lacks: limits on a request's head, and answers in one piece."""
+"""uvicorn's fast parser, with what it lacks: limits on what a caller keeps waiting, and answers in one piece."""
 
 from __future__ import annotations
 
@@ -50,12 +50,16 @@ class Protocol(HttpToolsProtocol):
     """Bytes of a request's line and headers."""
     head_time = 20.0
     """Seconds that they may take to come; as long, a new connection may be silent."""
+    read_time = 60.0
+    """Seconds in which a caller must read something of what waits to be written to it."""
 
     _head: int = 0
     """Bytes of the head that is incomplete."""
     _whole = False
     """No head is incomplete."""
     _late: Any = None
+    _unread: Any = None
+    """Runs while more waits to be written than should."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -64,6 +68,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -84,6 +89,27 @@ class Protocol(HttpToolsProtocol):
         self._whole, self._head = True, 0
         self._in_time()
         super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_again(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _look_again(self, size: int) -> None:
+        self._unread = self.loop.call_later(self.read_time, self._cut_off, size)
+
+    def _cut_off(self, size: int) -> None:
+        """End a connection of which nothing was read meanwhile; its place and what waits is others'."""
+        left = self.transport.get_write_buffer_size()
+        if left >= size:
+            self.transport.abort()
+        else:
+            self._look_again(left)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(b"400 Bad Request", "this is no HTTP request")
