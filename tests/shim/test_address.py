@@ -164,8 +164,13 @@ def test_a_url_is_called_as_it_was_registered_without_a_slash_at_the_end() -> No
 )
 def test_in_a_container_localhost_is_where_the_workspace_is(host: str, provisioner: str, called: str) -> None:
     registered = workspace(f"http://{host}:49153", provisioner)
-    assert Addresses(ALL, in_container=True).url(registered) == called.format(host=host)
+    assert Addresses(ALL, in_container=True, network="n").url(registered) == called.format(host=host)
     assert Addresses(ALL).url(registered) == f"http://{host}:49153"
+
+
+def test_a_container_without_a_shared_network_is_where_the_engine_published_it() -> None:
+    registered = workspace("http://127.0.0.1:49153", "docker")
+    assert Addresses(ALL, in_container=True).url(registered) == "http://127.0.0.1:49153"
 
 
 def test_in_a_container_what_has_a_name_keeps_it() -> None:

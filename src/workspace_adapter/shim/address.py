@@ -39,11 +39,13 @@ class Addresses:
     Args:
         ranges: which addresses may be called.
         in_container: the shim runs in a container: what a workspace calls ``localhost`` is elsewhere.
+        network: the engine's network that it shares with the containers it starts, where there is one.
     """
 
-    def __init__(self, ranges: Ranges, *, in_container: bool = False) -> None:
+    def __init__(self, ranges: Ranges, *, in_container: bool = False, network: str | None = None) -> None:
         self.ranges = ranges
         self._in_container = in_container
+        self._network = network
         self._called: dict[tuple[str, str | None], str] = {}
         """URLs that may be called: reading one takes longer than the rest of a call."""
 
@@ -61,7 +63,7 @@ class Addresses:
             return called
         parsed = _parsed(wanted)
         if self._in_container and _is_local(parsed):
-            parsed = _from_container(parsed, workspace)
+            parsed = self._from_container(parsed, workspace)
         if (literal := _literal(parsed)) and (why := self.ranges.refusal(literal)):
             raise AddressRefused(f"the URL {parsed} may not be called: {why}")
         if len(self._called) >= _REMEMBERED:
@@ -95,6 +97,17 @@ class Addresses:
             options: further ones of aiohttp's.
         """
         return aiohttp.TCPConnector(socket_factory=self._socket, **options)
+
+    def _from_container(self, url: URL, workspace: Workspace) -> URL:
+        """Return where a workspace that calls itself ``localhost`` is, seen from the shim's container."""
+        match workspace.provisioner:
+            case "process":  # in the same container
+                return url
+            case "docker":  # without a network its port is published where the engine is: beside us
+                shared = workspace.spec.get("network") or self._network
+                return url.with_host(container_name(workspace.id)).with_port(8000) if shared else url
+            case _:
+                return url.with_host("host.docker.internal")
 
     def _socket(self, info: Any) -> socket.socket:
         family, kind, protocol, _, sockaddr = info
@@ -148,14 +161,3 @@ def _literal(url: URL) -> Address | None:
 def _is_local(url: URL) -> bool:
     literal = _literal(url)
     return url.host == "localhost" if literal is None else literal.is_loopback
-
-
-def _from_container(url: URL, workspace: Workspace) -> URL:
-    """Return where a workspace that calls itself ``localhost`` is, seen from the shim's container."""
-    match workspace.provisioner:
-        case "process":  # in the same container
-            return url
-        case "docker":
-            return url.with_host(container_name(workspace.id)).with_port(8000)
-        case _:
-            return url.with_host("host.docker.internal")

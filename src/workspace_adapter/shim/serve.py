@@ -183,7 +183,9 @@ class Shim:
     async def _live(self, store: Store, server: Server) -> None:
         settings = self._settings
         identity = Identity(store.tokens, settings.admin_token)
-        addresses = Addresses(settings.reach, in_container=_in_container(settings))
+        addresses = Addresses(
+            settings.reach, in_container=_in_container(settings), network=settings.docker_network
+        )
         async with (
             Upstream(
                 addresses,

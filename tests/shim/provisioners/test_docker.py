@@ -59,4 +59,4 @@ async def test_a_container_of_somebody_elses_is_left_alone(workspace: Make) -> N
                 await verb
         assert docker("inspect", "--format", "{{.State.Status}}", f"ws-{one.id}") == "created"
     finally:
-        attempt("rm", "--force", f"ws-{one.id}")
+        attempt("rm", "--force", "--volumes", f"ws-{one.id}")

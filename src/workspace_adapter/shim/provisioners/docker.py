@@ -80,7 +80,7 @@ class DockerProvisioner:
             if container is not None:
                 if container["State"]["Running"]:
                     return
-                await container.delete(force=True)
+                await container.delete(force=True, v=True)  # named volumes stay
             for volume in _volumes(workspace):
                 await docker.volumes.create({"Name": volume, "Labels": {LABEL: workspace.id}})
             container = await docker.containers.create(
@@ -109,7 +109,7 @@ class DockerProvisioner:
         async with self._engine(workspace, "remove") as docker:
             container = await self._container(docker, workspace)
             if container is not None:
-                await container.delete(force=True)
+                await container.delete(force=True, v=True)  # named volumes stay
             if workspace.spec.get("files") == DELETE:
                 for name in _volumes(workspace):
                     if await _known(docker.volumes.get(name)):
