@@ -73,9 +73,8 @@ class Sweeper:
 
     async def _every(self, seconds: float, what: str, part: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await anyio.sleep(
-                seconds * (0.7 + self._jitter() / 4)
-            )  # a word that was lost costs no more than one
+            # A word that was lost costs one interval, and no more.
+            await anyio.sleep(seconds * (0.7 + self._jitter() / 4))
             try:
                 await part()
             except StoreUnavailable as error:
