@@ -153,6 +153,7 @@ async def composed() -> AsyncIterator[tuple[Composed, Caller]]:
     finally:
         await caller.client.aclose()
         made.down()
+        attempt("image", "rm", "--force", SHIM, POSTGRES)
 
 
 SHIM, POSTGRES = "compose-test-shim", "compose-test-postgres"
