@@ -1,4 +1,4 @@
-"""uvicorn's fast parser, with what it lacks: limits on what a caller keeps waiting, and answers in one piece."""
+"""uvicorn's fast parser, with what it lacks: bounds on what a caller keeps waiting, answers in one piece."""
 
 from __future__ import annotations
 
