@@ -35,7 +35,7 @@ BODY_LIMIT = 1 << 20
 _MOST, _MOST_BYTES = 5_000, 32 << 20
 """Heartbeats that may wait for one write."""
 
-_GAP = 0.01
+_GAP = 0.006
 """Seconds between two writes of heartbeats, at least."""
 
 _SICK, _WELL = 0.5, 0.1
