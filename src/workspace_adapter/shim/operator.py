@@ -241,6 +241,7 @@ class Operator:
             Refusal: there is none, or it has not ended so.
         """
         item = await self._item(item_id)
+        await self._get(item.workspace_id)
         if not await self._store.replay(item.id):
             raise Refusal(
                 409, f"the item is {item.state}; only what failed, expired or was dropped is replayed"

@@ -835,3 +835,12 @@ async def test_what_a_dead_holder_left_for_a_workspace_that_is_gone_is_stranded(
     assert (stranded.waiting, stranded.oldest) == (1, 10.0)
     assert await store.renew([first])
     assert await store.stranded() == []
+
+
+async def test_nothing_is_replayed_to_a_workspace_that_was_removed(store: Store) -> None:
+    await online(store)
+    (item_id,) = await sent(store, "a")
+    assert await store.drop(item_id, "a test")
+    assert await store.set_status("w", Status.REMOVED, were=set(Status))
+    assert not await store.replay(item_id)
+    assert await state(store, item_id) is State.DROPPED

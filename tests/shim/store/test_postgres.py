@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -10,7 +12,9 @@ import pytest
 
 from tests.shim.postgres import Postgres
 from tests.shim.store.conftest import RULES
-from tests.shim.store.test_contract import online, sent
+from tests.shim.store.test_contract import DEAD, online, sent, settle, state
+from workspace_adapter.queueing import State
+from workspace_adapter.shim.store.contract import Status
 from workspace_adapter.shim.store.postgres import PostgresStore
 from workspace_adapter.shim.store.postgres.connections import Connections
 
@@ -78,3 +82,62 @@ async def test_a_role_that_owns_the_schema_needs_no_right_to_make_one(postgres: 
     await admin.close()
     async with PostgresStore(postgres.url.replace("postgres@", "shim@"), RULES, schema="granted") as store:
         await online(store)
+
+
+@asynccontextmanager
+async def locked(postgres: Postgres, schema: str, item_id: int) -> AsyncIterator[Any]:
+    """Hold an item's row, until what is done to it in the block was committed."""
+    connection = await asyncpg.connect(postgres.url, server_settings={"search_path": schema})
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM a2a_queue WHERE id = $1 FOR UPDATE", item_id)
+            yield connection
+    finally:
+        await connection.close()
+
+
+async def until_somebody_waits(connection: Any) -> None:
+    with anyio.fail_after(10):
+        while not await connection.fetchval(
+            "SELECT true FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+        ):
+            await anyio.sleep(0.01)
+
+
+async def test_what_is_queued_while_its_workspace_is_removed_is_not_left_for_ever(postgres: Postgres) -> None:
+    async with PostgresStore(postgres.url, RULES, schema="removed") as store:
+        ended: list[int] = []
+        store.on_ended = ended.append
+        await online(store)
+        (first,) = await sent(store, "a")
+        async with anyio.create_task_group() as tasks, locked(postgres, "removed", first) as connection:
+
+            async def remove() -> None:
+                assert await store.set_status("w", Status.REMOVED, were=set(Status))
+
+            tasks.start_soon(remove)
+            await until_somebody_waits(connection)
+            (late,) = await sent(store, "b")
+        assert await state(store, first) is State.DROPPED
+        await store.forget()
+        assert await state(store, late) is State.DROPPED
+        assert late in ended
+
+
+async def test_what_is_sent_again_while_it_is_forgotten_is_a_new_item(postgres: Postgres) -> None:
+    async with PostgresStore(postgres.url, RULES, schema="forgotten") as store:
+        await online(store)
+        (old,) = await sent(store, "a")
+        (lease,) = await store.claim("w", "p", now=20.0)
+        assert await settle(store, lease, DEAD)
+        new: list[int] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def again() -> None:
+                new.extend(await sent(store, "a"))
+
+            async with locked(postgres, "forgotten", old) as connection:
+                tasks.start_soon(again)
+                await until_somebody_waits(connection)
+                await connection.execute("DELETE FROM a2a_queue WHERE id = $1", old)
+        assert await state(store, new[0]) is State.QUEUED

@@ -522,7 +522,8 @@ class Queue(Protocol):
         """Return items by id, without their answers."""
 
     async def replay(self, item_id: int, *, now: float | None = None) -> bool:
-        """Send a dead letter, or an expired or dropped item, anew; return whether it was one."""
+        """Send a dead letter, or an expired or dropped item, anew; return whether it was one, and its
+        workspace is there."""
 
     async def drop(self, item_id: int, because: str, *, now: float | None = None) -> bool:
         """Take an item out that has no answer; return whether that could be."""

@@ -72,7 +72,9 @@ REQUEUE = f"""
             enqueued_at = {NOW}, expires_at = {NOW} + $3::float8, strikes = 0, lapses = 0, taken = false,
             ended_at = NULL, due_at = NULL, answer_status = NULL, answer = NULL, cursor = NULL,
             event_bytes = 0
-        WHERE id = $4 AND state = ANY ($5::text[]) RETURNING id, workspace_id
+        WHERE id = $4 AND state = ANY ($5::text[]) AND EXISTS (
+            SELECT FROM workspaces AS w WHERE w.id = workspace_id AND w.status <> 'removed'
+        ) RETURNING id, workspace_id
     ), emptied AS (
         DELETE FROM a2a_events WHERE item IN (SELECT id FROM requeued)
     ), untold AS (
@@ -232,7 +234,7 @@ class Enqueue(Part):
                 return UnknownWorkspace(f"there is no workspace {message.workspace_id}")
             if full:
                 return QueueFull(known["depth"])
-            await connection.execute(
+            requeued = await connection.fetchrow(
                 REQUEUE,
                 now,
                 self._rules.priority_weight,
@@ -240,6 +242,8 @@ class Enqueue(Part):
                 item_id,
                 [str(state) for state in REVIVED],
             )
+            if requeued is None:  # somebody else tried it anew, or it was forgotten: look again
+                return (await self._insert(connection, [(message, now)]))[0]
             state = State.QUEUED
         if state is State.QUEUED:
             self._tell(due=[message.workspace_id])

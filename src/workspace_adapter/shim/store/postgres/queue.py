@@ -18,10 +18,30 @@ from ....queueing import DROPPABLE, ENDED, REPLAYABLE, WAITING, State
 from ..contract import REACHABLE, Answer, Counts, Item, Lease, Settlement, Status, Stranded
 from .enqueue import REQUEUE
 from .gathered import Gathered
-from .part import DEPTH, NOW, Part, among
+from .part import DEPTH, LIVE, NOW, Part, among
 
 _HELD = "(SELECT 'leased' OFFSET 0)"
 """As a constant it would have the planner read all that is leased, rather than look each item up."""
+
+_LEFT = " UNION ALL ".join(
+    f"(SELECT q.id FROM a2a_queue AS q WHERE q.workspace_id = w.id AND {where} LIMIT $2)"
+    for where in (
+        "q.state = 'queued' AND NOT q.taken",
+        "q.state = 'queued' AND q.taken",
+        "q.state = 'delayed'",
+        "q.state = 'leased'",
+    )
+)
+
+_DROP_LEFT = f"""
+    UPDATE a2a_queue SET state = 'dropped', due_at = NULL, ended_at = {NOW},
+        last_error = 'the workspace was removed'
+    WHERE state IN {LIVE} AND id IN (
+        SELECT live.id FROM workspaces AS w CROSS JOIN LATERAL ({_LEFT}) AS live
+        WHERE w.status = 'removed' LIMIT $2
+    ) RETURNING id
+"""
+"""What was queued in the very moment in which its workspace was removed, and so was not seen."""
 
 _SETTLE = f"""
     WITH said AS (
@@ -383,6 +403,8 @@ class Queue(Part):
                 self._rules.retention,
                 most,
             )
+        left = await self._all(_DROP_LEFT, now, most)
+        self._tell(ended=[row["id"] for row in left])
         return len(rows)
 
 

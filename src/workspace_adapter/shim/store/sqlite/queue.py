@@ -388,7 +388,8 @@ class Queue(Part):
 
         def replay(transaction: Transaction) -> bool:
             row = transaction.one(
-                f"SELECT workspace_id, priority FROM a2a_queue WHERE id = ? AND state IN {among(REPLAYABLE)}",
+                f"SELECT workspace_id, priority FROM a2a_queue WHERE id = ? AND state IN {among(REPLAYABLE)}"
+                " AND EXISTS (SELECT 1 FROM workspaces WHERE id = workspace_id AND status <> 'removed')",
                 item_id,
             )
             if row is None:
