@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from io import StringIO
 from pathlib import Path
 
 import anyio
@@ -136,6 +138,46 @@ async def test_a_store_that_is_away_is_said_with_when_to_ask_again(tmp_path: Pat
             assert reply.status_code == 503
             assert reply.headers["retry-after"]
             assert "Nothing was acknowledged" in reply.json()["error"]
+
+
+async def test_a_store_that_is_away_is_a_warning_and_not_one_for_each_request(
+    tmp_path: Path, logged: StringIO
+) -> None:
+    async with front(tmp_path) as shim:
+        await shim.store.__aexit__(None, None, None)
+        for _ in range(5):
+            await shim.call("GET", "/workspaces", bearer="x")
+    assert logged.getvalue().count('"level": "warning"') == 1
+
+
+@pytest.mark.parametrize("path", ["/registry/register", "/registry/heartbeat"])
+async def test_nobody_has_us_keep_a_large_body_before_saying_who_they_are(tmp_path: Path, path: str) -> None:
+    async with front(tmp_path, admin_token=ADMIN) as shim:
+        token = (await shim.call("POST", "/workspaces", {"id": "w"}, bearer=ADMIN)).json()["auth_token"]
+        taken = 0
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal taken
+            for _ in range(100):
+                taken += 1000
+                yield b" " * 1000
+
+        for bearer in ("unknown", None):
+            headers = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
+            refused = await shim.client.post(path, content=body(), headers=headers)
+            assert (refused.status_code, taken) == (401, 0)
+        await shim.client.post(path, content=body(), headers={"authorization": f"Bearer {token}"})
+        assert taken == 100_000
+
+
+async def test_a_workspace_is_not_counted_with_a_role_of_the_same_name(tmp_path: Path) -> None:
+    async with front(tmp_path, admin_token=ADMIN, rate_limit=2) as shim:
+        made = await shim.call("POST", "/workspaces", {"id": "operator"}, bearer=ADMIN)
+        token = made.json()["auth_token"]
+        codes = [(await shim.call("GET", "/workspaces/operator", bearer=token)).status_code for _ in range(3)]
+
+        assert codes == [200, 200, 429]
+        assert (await shim.call("GET", "/workspaces", bearer=ADMIN)).status_code == 200
 
 
 async def test_a_body_is_read_to_its_limit_and_no_further() -> None:

@@ -6,6 +6,7 @@ Plain ASGI. A room behind it raises; what is answered then is written here, as J
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -19,7 +20,7 @@ from ..wire import BadBody
 from .body import HungUp, header
 from .identity import KEY, Caller, Identity
 from .rates import Rates
-from .refusal import Refusal, refusal_of, write
+from .refusal import UNAVAILABLE, Refusal, refusal_of, write
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,12 @@ UPDATE_CARD = "/registry/update-card"
 
 _UNCOUNTED = frozenset({HEALTH, READY, HEARTBEAT})
 """For everybody, or with a bearer that is looked at behind it: workspaces beat as often as they must."""
+
+_SMALL = 64 << 10
+"""Bytes of a body that is read before its bearer is looked at: no more than a head may have."""
+
+_WARN_EVERY = 10.0
+"""Seconds between two warnings that requests are refused because the store cannot be used."""
 
 
 class Edge:
@@ -52,6 +59,7 @@ class Edge:
         self._identity = identity
         self._rates = rates
         self._clock = clock
+        self._warned = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,18 +72,18 @@ class Edge:
             await send(message)
 
         try:
-            if scope["path"] not in _UNCOUNTED:
+            if scope["path"] not in _UNCOUNTED or _is_large(scope):
                 await self._admit(scope)
             await self._routes(scope, receive, sent)
         except HungUp:
             return
         except Refusal as refusal:
-            await _refuse(refusal, scope, sent, began)
+            await self._refuse(refusal, scope, sent, began)
         except (WorkspaceAdapterError, BadBody) as error:
-            await _refuse(refusal_of(error), scope, sent, began)
+            await self._refuse(refusal_of(error), scope, sent, began)
         except HTTPException as error:
             wrong = Refusal(error.status_code, _WRONG_METHOD, headers=error.headers)
-            await _refuse(wrong, scope, sent, began)
+            await self._refuse(wrong, scope, sent, began)
         except Exception:
             if not began:
                 await write(send, 500, {"error": "the shim failed; its log says how"})
@@ -88,8 +96,8 @@ class Edge:
             return
         if identity.open:
             _check_browser(scope)
-        if scope["path"] == REGISTER:  # reads its bearer itself: the first one has none
-            return
+        if scope["path"] == REGISTER and not _is_large(scope):
+            return  # its bearer is looked at behind it: the first one has none
         address = _address(scope)
         try:
             caller = await identity.caller(header(scope, b"authorization"), header(scope, b"x-workspace-id"))
@@ -109,12 +117,38 @@ class Edge:
                 headers={"x-ratelimit-limit": str(self._rates.per_minute), "x-ratelimit-remaining": "0"},
             )
 
+    async def _refuse(self, refusal: Refusal, scope: Scope, send: Send, began: bool) -> None:
+        what = f"{scope['method']} {scope['path']}"
+        logger.log(self._level(refusal), "refused %s: %s", what, refusal, extra={"status": refusal.status})
+        if not began:
+            await write(send, refusal.status, refusal.body, refusal.headers)
+
+    def _level(self, refusal: Refusal) -> int:
+        """Whoever asks too often must not fill the log too; a store that is away is an operator's to mend."""
+        if refusal.status == 429:
+            return logging.DEBUG
+        if refusal.body.get("code") != UNAVAILABLE:
+            return logging.INFO
+        if (now := self._clock()) - self._warned < _WARN_EVERY:
+            return logging.DEBUG
+        self._warned = now
+        return logging.WARNING
+
 
 _WRONG_METHOD = "this address takes other methods: see the header Allow"
 
 
 def _name(caller: Caller) -> str | None:
-    return caller.identity or caller.role
+    """Return whose requests are counted together; no workspace is called as a role is here."""
+    return caller.identity or (caller.role and f"role:{caller.role}")
+
+
+def _is_large(scope: Scope) -> bool:
+    """Whether a body may be larger than somebody unknown may have us keep."""
+    if header(scope, b"transfer-encoding") is not None:
+        return True
+    length = header(scope, b"content-length") or "0"
+    return not length.isdigit() or int(length) > _SMALL
 
 
 def _address(scope: Scope) -> str:
@@ -143,12 +177,3 @@ def _is_this_machine(url: str) -> bool:
         return name == "localhost" or ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-async def _refuse(refusal: Refusal, scope: Scope, send: Send, began: bool) -> None:
-    what = f"{scope['method']} {scope['path']}"
-    # Whoever asks too often must not fill the log too.
-    level = logging.DEBUG if refusal.status == 429 else logging.INFO
-    logger.log(level, "refused %s: %s", what, refusal, extra={"status": refusal.status})
-    if not began:
-        await write(send, refusal.status, refusal.body, refusal.headers)

@@ -19,6 +19,9 @@ from ..errors import (
 )
 from ..wire import BadBody
 
+UNAVAILABLE = "platform_unavailable"
+"""The code of a refusal because the store cannot be used, in the existing platform's words."""
+
 _AGAIN = 5.0
 """Seconds after which who found the store away, or a queue full, may ask again."""
 
@@ -63,7 +66,7 @@ def refusal_of(error: WorkspaceAdapterError | BadBody) -> Refusal:
         case QueueFull():
             return Refusal(429, str(error), retry_after=_AGAIN, queue_depth=error.depth)
         case StoreUnavailable():
-            return Refusal(503, str(error), retry_after=_AGAIN, code="platform_unavailable")
+            return Refusal(503, str(error), retry_after=_AGAIN, code=UNAVAILABLE)
         case BadMessage() | AddressRefused():
             return Refusal(400, str(error))
         case BadBody():

@@ -39,7 +39,7 @@ from .provisioners.contract import Provisioner
 from .provisioners.docker import DockerProvisioner
 from .provisioners.process import ProcessProvisioner
 from .rates import Rates
-from .refusal import Refusal, write
+from .refusal import UNAVAILABLE, Refusal, write
 from .registry import Registry
 from .restart import Restarts, Times
 from .settings import ShimSettings
@@ -101,7 +101,7 @@ class Front:
         elif scope["path"] == HEALTH:
             await write(send, 200, {"status": "ok"})
         else:
-            body = {"error": self.why, "code": "platform_unavailable", "retry_after": 1}
+            body = {"error": self.why, "code": UNAVAILABLE, "retry_after": 1}
             await write(send, 503, body, {"retry-after": "1", "connection": "close"})
 
 
