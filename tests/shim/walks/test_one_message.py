@@ -125,10 +125,11 @@ async def test_a_stream_is_whole_through_the_death_of_the_workspace_and_then_of_
     async with house(tmp_path) as (shim, workspace):
         body = workspace.envelope(steps, method="message/stream", message_id="m")
         seen: list[Event] = []
+        first_life = workspace.process
         async with aclosing(events(shim, body)) as told:  # type: ignore[type-var]
             async for event in told:
                 seen.append(event)
-                if workspace.lines() == ["one"] and workspace.alive():
+                if workspace.lines() == ["one"] and workspace.process is first_life:
                     workspace.kill_everything()
                     await workspace.start()
                 if workspace.lines() == ["one", "two"]:
