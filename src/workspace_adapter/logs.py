@@ -12,8 +12,9 @@ import logging
 import re
 import sys
 import traceback
-from datetime import UTC, datetime
 from typing import Any, TextIO
+
+from .wire import moment
 
 _OURS = "workspace_adapter"
 _HARMLESS = "uvicorn"
@@ -64,8 +65,7 @@ class _Json(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    at = datetime.fromtimestamp(record.created, UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment(record.created)
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -682,6 +683,11 @@ def parse_beat_reply(body: Mapping[str, Any]) -> BeatReply:
         max_concurrent_tasks=number("max_concurrent_tasks"),
         require_auth=require_auth if isinstance(require_auth, bool) else None,
     )
+
+
+def moment(at: float) -> str:
+    """Write UTC epoch seconds as peers read a time (RFC 3339)."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _object(body: object) -> Mapping[str, Any]:

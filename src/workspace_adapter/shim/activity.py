@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from .. import wire
 from ..errors import UnknownWorkspace
 from .body import parse, read, storable
 from .identity import WORKSPACE_ID, Caller, caller_of
@@ -191,11 +192,6 @@ def words(said: Mapping[str, Any], name: str, *, most: int | None = 128) -> str:
     return value
 
 
-def shown_time(at: float) -> str:
-    """Write a time as the existing platform does."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _attached(one: object) -> bool:
     return isinstance(one, Mapping) and all(isinstance(one.get(k), str) and one[k] for k in ("uri", "name"))
 
@@ -225,5 +221,5 @@ def _shown(one: Activity) -> dict[str, Any]:
         "workspace_id": one.workspace_id,
         "activity_type": one.activity_type,
         **{name: one.entry.get(name) for name in _MEMBERS},
-        "created_at": shown_time(one.created_at),
+        "created_at": wire.moment(one.created_at),
     }

@@ -21,10 +21,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from .. import wire
 from ..errors import UnknownWorkspace
 from ..queueing import State
 from . import envelope
-from .activity import body_of, members, own, shown_time, words
+from .activity import body_of, members, own, words
 from .body import storable
 from .identity import WORKSPACE_ID, Caller, caller_of
 from .refusal import Refusal
@@ -185,8 +186,8 @@ class Delegations:
                     "summary": one.task[:_PREVIEW],
                     "response_preview": outcome.preview or "",
                     "error": outcome.error or "",
-                    "created_at": shown_time(one.created_at),
-                    "updated_at": shown_time(outcome.updated_at),
+                    "created_at": wire.moment(one.created_at),
+                    "updated_at": wire.moment(outcome.updated_at),
                 }
             )
         return shown

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 
+from .. import wire
 from ..queueing import State
 from .body import storable
 from .identity import CALLER_NAME, WORKSPACE_ID, Caller, Identity, mint
@@ -315,9 +315,7 @@ def _object(body: object, known: Collection[str]) -> Mapping[str, Any]:
 
 
 def _time(at: float | None) -> str | None:
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if at is None else wire.moment(at)
 
 
 def _said(members: Mapping[str, Any]) -> dict[str, Any]:

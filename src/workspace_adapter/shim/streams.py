@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from .. import wire
 from ..errors import WorkspaceAdapterError
 from ..queueing import Lost, Reply
 
@@ -195,8 +195,7 @@ class _Said:
         if self.modern:
             part, role, state = {"text": text}, "ROLE_AGENT", "TASK_STATE_WORKING"
         message = {"messageId": f"{self.task_id}-{name}", "role": role, "parts": [part], **task}
-        timestamp = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        status: dict[str, Any] = {"state": state, "message": message, "timestamp": timestamp}
+        status: dict[str, Any] = {"state": state, "message": message, "timestamp": wire.moment(now)}
         event: dict[str, Any] = {**task, "status": status, "metadata": {"restarting": True}}
         if self.modern:
             result: dict[str, Any] = {"statusUpdate": event}
