@@ -201,7 +201,10 @@ async def test_dormant_and_unknown_workspaces_are_left_alone(sqlite: SqliteStore
         assert await asked(sqlite) == []
 
 
-async def test_what_was_given_up_stays_so_until_another_cycle_was_asked_for(sqlite: SqliteStore) -> None:
+async def test_what_was_given_up_stays_so_until_another_cycle_was_asked_for(
+    sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deaths, "wait", lambda _: 0.0)
     hand = Hand()
     hand.up, hand.died = False, ["w"]
     await sqlite.create_workspace("w", provisioner="hand")

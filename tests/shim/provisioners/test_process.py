@@ -119,8 +119,10 @@ async def test_a_foreign_process_is_never_taken_for_it(
     until(lambda: lines(ours))
     pid = tmp_path / "workspaces" / "one" / "pid"
     own = pid.read_text()
-    with subprocess.Popen(["sleep", "60"]) as foreign:
+    # It has a handle of that number too, of something else.
+    with subprocess.Popen(["/bin/sh", "-c", "exec sleep 60 9</dev/null"]) as foreign:
         try:
+            until(Path(f"/proc/{foreign.pid}/fd/9").exists)
             pid.write_text(str(foreign.pid))  # as if it had ended, and its pid were another's now
             assert await ours.running(workspace()) is False
             assert ours.ended() == ["one"]
@@ -237,6 +239,22 @@ async def test_what_it_left_running_ends_with_it(
     until(tool.exists)
     await ours.stop(workspace(), 0.0)
     until(lambda: not tool.exists() or ") Z" in (tool / "stat").read_text())
+
+
+async def test_what_a_killed_one_left_running_ends_before_the_next_begins(
+    provisioner: Callable[..., ProcessProvisioner], workspace: Make, tmp_path: Path
+) -> None:
+    ours = provisioner("setsid sleep 300 9>&- & echo $!; wait")
+    await ours.start(workspace(), {}, {})
+    until(lambda: lines(ours))
+    tool = Path("/proc") / lines(ours)[0]
+    os.kill(pid_of(tmp_path), signal.SIGKILL)
+    until(lambda: ours.ended() == ["one"])
+    assert tool.exists()
+    await ours.start(workspace(), {}, {})
+    assert not tool.exists() or ") Z" in (tool / "stat").read_text()
+    until(lambda: len(lines(ours)) == 2)
+    await ours.stop(workspace(), 0.0)
 
 
 @pytest.mark.parametrize("files", ["keep", "delete"])
