@@ -67,6 +67,7 @@ def refusal(address: str, ranges: Ranges) -> str | None:
         "2002:a9fe:a9fe::1",
         "2001:0:1::1",
         "::127.0.0.1",
+        "::ffff:0:127.0.0.1",
     ],
 )
 def test_some_addresses_may_never_be_called(address: str) -> None:
@@ -133,6 +134,7 @@ def test_a_word_that_is_none_is_told() -> None:
         "http://0x7f000001/",
         "http://127.1/",
         "http://127.0.0.1./x",
+        "http://10.0.0.1/" + "a" * 2000,
         "http://[fe80::1%25eth0]/",
         "http://ⓔxample.com/",
         "http://169.254.169.254/latest/meta-data",

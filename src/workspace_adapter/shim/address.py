@@ -24,6 +24,9 @@ from .store.contract import Workspace
 _RESOLVE = 5.0
 """Seconds a name may take at registration."""
 
+_LONGEST = 2000
+"""Characters of a URL; each registration is logged with its own."""
+
 _REMEMBERED = 10_000
 """URLs that are remembered as read."""
 
@@ -129,6 +132,8 @@ def _parsed(text: str | None) -> URL:
     if not text:
         raise AddressRefused("the workspace has no URL: it never registered one")
     shown = re.sub(r"(?<=://)[^/]*@", "…@", text[:200])
+    if len(text) > _LONGEST:
+        raise AddressRefused(f"the URL {shown!r}… is longer than {_LONGEST} characters")
     if not text.isascii() or re.search(r"[\s\\\x00-\x1f\x7f]", text):
         raise AddressRefused(f"the URL {shown!r} has a character that no URL has")
     try:

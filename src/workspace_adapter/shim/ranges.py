@@ -27,9 +27,13 @@ _METADATA = tuple(
 )
 """Where clouds hand out credentials to whoever asks; some stand among private or public addresses."""
 
-_PRIVATE = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
+_PRIVATE = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"))
+)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_TUNNELS = tuple(map(ipaddress.ip_network, ("::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16")))
+_TUNNELS = tuple(
+    map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "2001::/32", "2002::/16"))
+)
 """IPv6 that carries an IPv4 address which a router of somebody's picks out."""
 
 
