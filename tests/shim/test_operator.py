@@ -70,6 +70,25 @@ async def test_half_a_surrogate_pair_never_becomes_part_of_an_environment(tmp_pa
         assert await shim.store.workspaces() == []
 
 
+async def test_a_workspace_is_changed_without_being_made_anew(tmp_path: Path) -> None:
+    async with front(tmp_path, admin_token=ADMIN) as shim:
+        await made(shim, provisioner="process", spec={"files": "keep"})
+        at, shim.store.on_due = "/workspaces/w", shim.rung.append
+        reply = await shim.call("PATCH", at, {"max_concurrent_tasks": 4}, bearer=ADMIN)
+        assert (reply.status_code, reply.json()["max_concurrent_tasks"]) == (200, 4)
+        assert shim.rung[-1:] == ["w"], "there may be room now"
+
+        assert (await shim.call("PATCH", at, {"spec": {"files": "delete"}}, bearer=ADMIN)).status_code == 200
+        changed = await shim.workspace()
+        assert (changed.max_concurrent, changed.spec) == (4, {"files": "delete"})
+
+        wrongs: list[object] = [{"max_concurrent_tasks": 0}, {"spec": []}, {"provisioner": "docker"}, []]
+        for wrong in wrongs:
+            assert (await shim.call("PATCH", at, wrong, bearer=ADMIN)).status_code == 400
+        assert (await shim.call("PATCH", "/workspaces/v", {}, bearer=ADMIN)).status_code == 404
+        assert await shim.workspace() == changed
+
+
 async def test_a_workspace_whose_card_has_no_readable_name_is_called_by_its_id(tmp_path: Path) -> None:
     async with front(tmp_path) as shim:
         await shim.register(agent_card={"name": {"first": "W"}})

@@ -110,6 +110,10 @@ def _of_operator(operator: Operator) -> list[BaseRoute]:
         _speaker(request)
         return JSONResponse(await operator.workspace(_id(request)))
 
+    async def change(request: Request) -> Response:
+        _operators(request)
+        return JSONResponse(await operator.change(_id(request), await _json(request)))
+
     async def remove(request: Request) -> Response:
         _operators(request)
         return await _cycle(request, operator, Aim.REMOVE)
@@ -174,6 +178,7 @@ def _of_operator(operator: Operator) -> list[BaseRoute]:
         Route("/workspaces", workspaces, methods=["GET"]),
         Route("/workspaces", create, methods=["POST"]),
         Route(at, workspace, methods=["GET"]),
+        Route(at, change, methods=["PATCH"]),
         Route(at, remove, methods=["DELETE"]),
         Route(f"{at}/pause", pause, methods=["POST"]),
         Route(f"{at}/resume", resume, methods=["POST"]),

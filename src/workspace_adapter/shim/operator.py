@@ -93,16 +93,8 @@ class Operator:
         provisioner = given.get("provisioner", EXTERNAL)
         if not isinstance(provisioner, str) or provisioner not in self._provisioners:
             raise Refusal(400, f"provisioner must be one of {', '.join(sorted(self._provisioners))}")
-        most = given.get("max_concurrent_tasks", 1)
-        if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= 1000:
-            raise Refusal(400, "max_concurrent_tasks must be between 1 and 1000")
-        spec = given.get("spec", {})
-        if not isinstance(spec, dict):
-            raise Refusal(400, "spec must be an object")
-        if storable(spec) != spec:
-            raise Refusal(400, "spec must not hold NUL or half a surrogate pair")
-        if problems := self._provisioners[provisioner].problems(spec):
-            raise Refusal(400, "; ".join(problems))
+        most = _concurrency(given.get("max_concurrent_tasks", 1))
+        spec = _spec(given.get("spec", {}), self._provisioners[provisioner])
         secret = secrets.token_urlsafe(32)
         if not await self._store.create_workspace(
             workspace_id, max_concurrent=most, provisioner=provisioner, spec=spec, secret=secret
@@ -115,6 +107,24 @@ class Operator:
             cycle, _ = await self._store.ask_cycle(workspace_id, Aim.REVIVE, "created")
             told["cycle"] = cycle_shown(cycle)
         return told
+
+    async def change(self, workspace_id: str, body: object) -> dict[str, Any]:
+        """Change how much a workspace is sent at once, or what its next start is told.
+
+        Raises:
+            Refusal: there is none, or the body is wrong.
+        """
+        given = _object(body, {"spec", "max_concurrent_tasks"})
+        provisioner = self._provisioners.get((await self._get(workspace_id)).provisioner)
+        most, spec = given.get("max_concurrent_tasks"), given.get("spec")
+        if spec is not None and provisioner is None:
+            raise Refusal(409, "the shim does not have the provisioner of this workspace: set it up first")
+        await self._store.change_workspace(
+            workspace_id,
+            max_concurrent=None if most is None else _concurrency(most),
+            spec=None if spec is None or provisioner is None else _spec(spec, provisioner),
+        )
+        return await self.workspace(workspace_id)
 
     async def peer(self, workspace_id: str, address: str) -> dict[str, Any]:
         """Return where a workspace is reached: through the shim, which stands at ``address``.
@@ -312,6 +322,22 @@ def _object(body: object, known: Collection[str]) -> Mapping[str, Any]:
     if strange := sorted(set(body) - set(known)):
         raise Refusal(400, f"unknown member {strange[0]!r}; known are {', '.join(sorted(known))}")
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _concurrency(most: object) -> int:
+    if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= 1000:
+        raise Refusal(400, "max_concurrent_tasks must be between 1 and 1000")
+    return most
+
+
+def _spec(spec: object, provisioner: Provisioner) -> Mapping[str, Any]:
+    if not isinstance(spec, dict):
+        raise Refusal(400, "spec must be an object")
+    if storable(spec) != spec:
+        raise Refusal(400, "spec must not hold NUL or half a surrogate pair")
+    if problems := provisioner.problems(spec):
+        raise Refusal(400, "; ".join(problems))
+    return spec
 
 
 def _time(at: float | None) -> str | None:

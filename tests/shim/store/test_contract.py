@@ -809,6 +809,20 @@ async def test_a_card_can_be_replaced_and_nothing_else_changes(store: Store) -> 
     assert not await store.set_card("nobody", {})
 
 
+async def test_what_an_operator_said_of_a_workspace_can_be_changed_and_nothing_else_does(
+    store: Store,
+) -> None:
+    await online(store)
+    before = await store.workspace("w")
+    assert before is not None
+    assert await store.change_workspace("w", max_concurrent=3)
+    assert await store.change_workspace("w", spec={"image": "two"})
+    assert await store.workspace("w") == replace(before, max_concurrent=3, spec={"image": "two"})
+    assert not await store.change_workspace("nobody", max_concurrent=2)
+    await store.set_status("w", Status.REMOVED, were=frozenset(Status))
+    assert not await store.change_workspace("w", spec={})
+
+
 async def test_workspaces_and_what_waits_is_counted(store: Store) -> None:
     await online(store)
     await online(store, "v", boot="c1")

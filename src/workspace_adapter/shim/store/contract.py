@@ -404,6 +404,12 @@ class Queue(Protocol):
     async def set_card(self, workspace_id: str, card: Mapping[str, Any]) -> bool:
         """Replace a workspace's agent card; return whether there is one that was not removed."""
 
+    async def change_workspace(
+        self, workspace_id: str, *, max_concurrent: int | None = None, spec: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Change what an operator said of a workspace, ``None`` leaving it; return whether there is one
+        that was not removed."""
+
     async def set_status(
         self, workspace_id: str, status: Status, *, were: Collection[Status], of: Cycle | None = None
     ) -> bool:

@@ -131,6 +131,28 @@ class Workspaces(Part):
             )
         )
 
+    async def change_workspace(
+        self, workspace_id: str, *, max_concurrent: int | None = None, spec: Mapping[str, Any] | None = None
+    ) -> bool:
+        kept = None if spec is None else json.dumps(spec)
+
+        def change(transaction: Transaction) -> bool:
+            transaction.change(
+                "UPDATE vitals SET max_concurrent = coalesce(?, max_concurrent) WHERE workspace_id = ?",
+                max_concurrent,
+                workspace_id,
+            )
+            transaction.then(self.on_due, workspace_id)
+            return bool(
+                transaction.change(
+                    "UPDATE workspaces SET spec = coalesce(?, spec) WHERE id = ? AND status <> 'removed'",
+                    kept,
+                    workspace_id,
+                )
+            )
+
+        return await self._writer.run(change)
+
     async def set_status(
         self, workspace_id: str, status: Status, *, were: Collection[Status], of: Cycle | None = None
     ) -> bool:
