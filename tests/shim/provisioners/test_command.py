@@ -64,7 +64,7 @@ async def test_whether_it_runs_is_an_exit_code(
 async def test_a_program_that_hangs_is_ended_with_its_children(
     script: Script, workspace: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(command._LIMITS, "stop", 0.2)
+    monkeypatch.setitem(command._LIMITS, "stop", 1.5)
     with pytest.raises(ProvisionerError, match="longer than"):
         await script("sleep 300 & echo $! >child; wait").stop(workspace(), 0.0)
     child = Path("/proc") / (tmp_path / "child").read_text().strip()
