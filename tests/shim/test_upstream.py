@@ -229,10 +229,10 @@ async def test_a_workspace_that_was_not_reached_saw_nothing(upstream: Upstream, 
     assert "s3cret" not in sent.detail
 
 
-async def test_a_header_that_cannot_be_written_is_never_sent(upstream: Upstream) -> None:
+async def test_a_header_that_cannot_be_written_is_held_against_its_message(upstream: Upstream) -> None:
     async with scripted(echo) as workspace:
         sent = await send(upstream, workspace, replace(LEASE, caller="caller:a\r\nX-Evil: 1"))
-    assert sent.outcome is Lost.UNREACHED
+    assert sent.outcome is Lost.CUT
     assert workspace.requests == []
 
 

@@ -51,12 +51,14 @@ _LEAST = 1000
 _LARGE = 1 << 20
 """Bytes above which a body is handed over piece by piece."""
 
-_NEVER_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError)
-"""No byte was sent: no connection, no free one in time, or a URL or header that cannot be written."""
+_NEVER_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+"""No byte was sent: no connection, no free one in time, or a URL that is none."""
 
 _STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
-_BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
+_BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+"""Something may have been sent. A header that cannot be written is among them, though nothing was: it is the
+message's own fault, and would come back for ever were it not counted against it."""
 
 
 @dataclass(frozen=True, slots=True)
