@@ -111,6 +111,11 @@ class Rules:
     priority_weight: float = 1.0
     """How much sooner one step of priority makes an item come."""
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds. What is due later than that was delayed before the clock was set back."""
+        return max(self.backoff_cap, self.retry_after_cap)
+
     def problems(self) -> tuple[str, ...]:
         """Return what cannot work, a sentence each."""
         found = []

@@ -48,6 +48,13 @@ def test_no_recent_heartbeat_declares_dead() -> None:
     assert dead([NOW - 5, NOW], workspace(), None, certain=False, now=NOW)
 
 
+def test_a_beat_of_hours_ahead_says_only_that_the_clock_was_set_back() -> None:
+    ahead = NOW + 7200.0
+    settled = cycle(Aim.RESTART, ahead - 1, ahead)
+    assert dead([NOW - 5, NOW], workspace(beat_at=ahead), settled, certain=False, now=NOW)
+    assert not dead([NOW - 5, NOW], workspace(beat_at=NOW + 3), None, certain=False, now=NOW)
+
+
 def test_one_strike_is_none() -> None:
     assert not dead([NOW], workspace(), None, certain=False, now=NOW)
     assert not dead([NOW], workspace(), None, certain=True, now=NOW)
@@ -223,6 +230,20 @@ async def test_what_was_given_up_stays_so_until_another_cycle_was_asked_for(
             while len(await asked(sqlite)) < 3:
                 await anyio.sleep(0.01)
         assert await asked(sqlite) == [Aim.REVIVE, Aim.RESTART, Aim.REVIVE]
+
+
+async def test_a_clock_set_back_does_not_put_off_a_revival(sqlite: SqliteStore) -> None:
+    hand = Hand()
+    hand.up, hand.died = False, ["w"]
+    await sqlite.create_workspace("w", provisioner="hand")
+    await sqlite.ask_cycle("w", Aim.RESTART, "before")
+    held = await sqlite.claim_cycle("o")
+    assert held is not None
+    await sqlite.advance_cycle(held, Step.DONE, now=time.time() + 7200)
+    async with watch(sqlite, hand):
+        with anyio.fail_after(5):
+            while len(await asked(sqlite)) < 2:
+                await anyio.sleep(0.01)
 
 
 async def test_the_next_revival_waits_also_when_another_shim_looks(sqlite: SqliteStore) -> None:

@@ -56,9 +56,10 @@ def dead(
         return False
     if certain:
         return True
-    if workspace.beat_at is not None and now - workspace.beat_at <= RECENT:
+    # The store's clock may be another, or have been set: what is far ahead is no moment ago either.
+    if workspace.beat_at is not None and abs(now - workspace.beat_at) <= RECENT:
         return False
-    settling = latest is not None and latest.began_at is not None and now - latest.began_at <= SETTLE
+    settling = latest is not None and latest.began_at is not None and abs(now - latest.began_at) <= SETTLE
     return not settling or counted[-1] - counted[0] >= RECENT
 
 
@@ -119,7 +120,7 @@ class Deaths:
             for provisioner in self._provisioners.values():
                 for workspace_id in provisioner.ended():
                     self._suspects.setdefault(workspace_id, _Suspect())
-            now = time.time()
+            now = time.monotonic()
             async with anyio.create_task_group() as looks:
                 for workspace_id, suspect in list(self._suspects.items()):
                     if suspect.look_at <= now:
@@ -132,7 +133,7 @@ class Deaths:
 
     async def _look(self, workspace_id: str, suspect: _Suspect) -> None:
         try:
-            again = await self._next_look(workspace_id, suspect.noes)
+            again = await self._next_look(workspace_id, suspect)
         except StoreUnavailable:
             return
         except UnknownWorkspace:
@@ -140,10 +141,10 @@ class Deaths:
         if again is None:
             self._suspects.pop(workspace_id, None)
         else:
-            suspect.look_at = again
+            suspect.look_at = time.monotonic() + again
 
-    async def _next_look(self, workspace_id: str, noes: list[float]) -> float | None:
-        """Look at a workspace; return when to look again, or ``None``: it is suspected no more."""
+    async def _next_look(self, workspace_id: str, suspect: _Suspect) -> float | None:
+        """Look at a workspace; return in how many seconds to look again, or ``None``: it is no suspect any more."""
         workspace = await self._store.workspace(workspace_id)
         if workspace is None or workspace.status in DORMANT:
             return None
@@ -157,13 +158,13 @@ class Deaths:
         if await provisioner.running(workspace) is not False:
             return None
         now = time.time()
-        noes[:] = [*(at for at in noes if now - at <= STRIKES), now]
-        if not dead(noes, workspace, latest, certain=provisioner.certain, now=now):
-            return now + _APART[provisioner.certain]
-        if latest is not None and latest.ended_at is not None:
-            due = latest.ended_at + wait(crashes(cycles, now=now))
-            if now < due:
-                return due
+        suspect.noes = [*(at for at in suspect.noes if now - at <= STRIKES), now]
+        if not dead(suspect.noes, workspace, latest, certain=provisioner.certain, now=now):
+            return _APART[provisioner.certain]
+        # Counted here, since the clock that the cycle's end was written by may be another.
+        left = wait(crashes(cycles, now=now)) - (time.monotonic() - suspect.since)
+        if left > 0:
+            return left
         await self._store.set_status(workspace_id, Status.OFFLINE, were=REACHABLE)
         await self._store.ask_cycle(workspace_id, Aim.REVIVE, "it is dead")
         return None
@@ -175,4 +176,5 @@ class _Suspect:
     def __init__(self) -> None:
         self.noes: list[float] = []
         """When its provisioner said that it does not run."""
+        self.since = time.monotonic()
         self.look_at = 0.0

@@ -844,11 +844,11 @@ async def test_what_a_dead_holder_left_for_a_workspace_that_is_gone_is_stranded(
     await sent(store, "a", "b")
     first, second = await store.claim("w", "p", now=20.0)
     assert await store.set_status("w", Status.OFFLINE, were=set(Status))
-    assert await store.renew([second])
-    (stranded,) = await store.stranded()
+    assert await store.renew([second], now=30.0)
+    (stranded,) = await store.stranded(now=20.0 + RULES.lease)
     assert (stranded.waiting, stranded.oldest) == (1, 10.0)
-    assert await store.renew([first])
-    assert await store.stranded() == []
+    assert await store.renew([first], now=30.0)
+    assert await store.stranded(now=20.0 + RULES.lease) == []
 
 
 async def test_nothing_is_replayed_to_a_workspace_that_was_removed(store: Store) -> None:
@@ -858,3 +858,25 @@ async def test_nothing_is_replayed_to_a_workspace_that_was_removed(store: Store)
     assert await store.set_status("w", Status.REMOVED, were=set(Status))
     assert not await store.replay(item_id)
     assert await state(store, item_id) is State.DROPPED
+
+
+async def test_a_clock_set_back_puts_nothing_off_for_longer_than_anything_ever_is(store: Store) -> None:
+    await online(store)
+    await sent(store, "a", "b")
+    first, second = await store.claim("w", "p", now=10_000.0)
+    assert await settle(store, first, LATER, now=10_000.0)
+    back = 10_000.0 - 7200.0
+    assert await store.renew([second], now=back) == {second.id}
+    assert await store.promote(now=back) == 1
+    assert await state(store, first.id) is State.QUEUED
+    left = await store.claim("w", "q", now=back + RULES.lease)
+    assert {lease.id for lease in left} == {first.id, second.id}
+
+
+async def test_the_longest_delay_is_waited_for(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "p", now=20.0)
+    assert await settle(store, lease, replace(LATER, wait=RULES.longest_wait), now=20.0)
+    assert await store.promote(now=20.0) == 0
+    assert await store.promote(now=20.0 + RULES.longest_wait) == 1

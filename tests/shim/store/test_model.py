@@ -329,8 +329,11 @@ class Queue(RuleBasedStateMachine):
         assert self.do(self.store.claim, name, "p", now=self.now) == []
         assert name not in self.do(self.store.due, now=self.now)
         if pause:
-            waiting = min(self.depth(name), RULES.depth_cap)
-            assert [one.waiting for one in self.do(self.store.stranded)] == [waiting] * (waiting > 0)
+            lost = [i for i in self.items.values() if i.workspace == name and i.state is State.LEASED]
+            left = sum(item.until <= self.now for item in lost)
+            waiting = min(self.depth(name) + left, RULES.depth_cap)
+            found = self.do(self.store.stranded, now=self.now)
+            assert [one.waiting for one in found] == [waiting] * (waiting > 0)
             assert self.do(self.store.set_status, name, Status.ONLINE, were=[Status.PAUSED])
         else:
             assert self.do(self.store.set_restarting, name, False)

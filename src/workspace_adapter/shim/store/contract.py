@@ -507,7 +507,7 @@ class Queue(Protocol):
     async def due(self, *, now: float | None = None) -> list[str]:
         """Return the workspaces that a claim may find something for."""
 
-    async def stranded(self) -> list[Stranded]:
+    async def stranded(self, *, now: float | None = None) -> list[Stranded]:
         """Return what waits for workspaces to which nothing can be sent, what a dead holder left included."""
 
     async def depth(self, workspace_id: str) -> int:

@@ -127,7 +127,7 @@ class Cycles(Part):
 
     async def renew_cycle(self, cycle: Cycle, *, now: float | None = None) -> bool:
         row = await self._one(
-            f"UPDATE cycles SET lease_until = greatest(lease_until, {NOW} + $2::float8)"
+            f"UPDATE cycles SET lease_until = {NOW} + $2::float8"
             " WHERE id = $3 AND attempt = $4 AND owner = $5 AND ended_at IS NULL RETURNING true",
             now,
             self._rules.lease,

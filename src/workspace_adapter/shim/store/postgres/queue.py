@@ -106,16 +106,16 @@ _STRANDED = f"""
     CROSS JOIN LATERAL (
         SELECT count(*) AS waiting, min(enqueued_at) AS oldest FROM (
             (SELECT enqueued_at FROM a2a_queue AS q WHERE q.workspace_id = w.id AND q.state = 'queued'
-                AND NOT q.taken ORDER BY q.order_key LIMIT $1)
+                AND NOT q.taken ORDER BY q.order_key LIMIT $2)
             UNION ALL
             (SELECT enqueued_at FROM a2a_queue AS q WHERE q.workspace_id = w.id AND q.state = 'queued'
-                AND q.taken ORDER BY q.order_key LIMIT $1)
+                AND q.taken ORDER BY q.order_key LIMIT $2)
             UNION ALL
             (SELECT enqueued_at FROM a2a_queue AS q WHERE q.workspace_id = w.id AND q.state = 'delayed'
-                LIMIT $1)
+                LIMIT $2)
             UNION ALL
             (SELECT enqueued_at FROM a2a_queue AS q WHERE q.workspace_id = w.id AND q.state = 'leased'
-                AND q.lease_until <= extract(epoch FROM statement_timestamp())::float8 LIMIT $1)
+                AND q.lease_until <= {NOW} LIMIT $2)
         ) AS one
     ) AS found
     WHERE w.status NOT IN {among(REACHABLE)} AND found.waiting > 0 ORDER BY w.id
@@ -189,7 +189,7 @@ class Queue(Part):
                 await connection.execute("SET LOCAL synchronous_commit = off")
                 rows: list[asyncpg.Record] = await connection.fetch(
                     f"""
-                    UPDATE a2a_queue AS q SET lease_until = greatest(q.lease_until, {NOW} + $2::float8)
+                    UPDATE a2a_queue AS q SET lease_until = {NOW} + $2::float8
                     FROM unnest($3::bigint[], $4::int[], $5::text[]) AS held (id, attempt, owner)
                     WHERE q.id = held.id AND q.state = {_HELD} AND q.attempt = held.attempt
                         AND q.lease_owner = held.owner
@@ -262,13 +262,19 @@ class Queue(Part):
     async def promote(self, *, most: int = 500, now: float | None = None) -> int:
         rows = await self._all(
             f"""
-            UPDATE a2a_queue SET state = 'queued', due_at = NULL WHERE id IN (
+            WITH due AS (
                 SELECT id FROM a2a_queue WHERE state = 'delayed' AND due_at <= {NOW}
                 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
-            ) RETURNING workspace_id
+            ), ahead AS (
+                SELECT id FROM a2a_queue WHERE state = 'delayed' AND due_at > {NOW} + $3::float8
+                ORDER BY due_at DESC LIMIT $2 FOR UPDATE SKIP LOCKED
+            )
+            UPDATE a2a_queue SET state = 'queued', due_at = NULL
+            WHERE id IN (SELECT id FROM due UNION ALL SELECT id FROM ahead) RETURNING workspace_id
             """,
             now,
             most,
+            self._rules.longest_wait,
         )
         self._tell(due={row["workspace_id"] for row in rows})
         return len(rows)
@@ -293,7 +299,7 @@ class Queue(Part):
     async def due(self, *, now: float | None = None) -> list[str]:
         return [row["id"] for row in await self._all(_DUE, now)]
 
-    async def stranded(self) -> list[Stranded]:
+    async def stranded(self, *, now: float | None = None) -> list[Stranded]:
         return [
             Stranded(
                 workspace_id=row["id"],
@@ -301,7 +307,7 @@ class Queue(Part):
                 waiting=min(row["waiting"], self._rules.depth_cap),
                 oldest=row["oldest"],
             )
-            for row in await self._all(_STRANDED, self._rules.depth_cap)
+            for row in await self._all(_STRANDED, now, self._rules.depth_cap)
         ]
 
     async def depth(self, workspace_id: str) -> int:

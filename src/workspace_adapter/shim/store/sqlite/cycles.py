@@ -112,7 +112,7 @@ class Cycles(Part):
         return bool(
             await self._writer.run(
                 lambda t: t.change(
-                    f"UPDATE cycles SET lease_until = max(lease_until, ?) WHERE {HELD}",
+                    f"UPDATE cycles SET lease_until = ? WHERE {HELD}",
                     until,
                     *fence(cycle),
                 )

@@ -174,7 +174,7 @@ class Queue(Part):
                 lease.id
                 for lease in leases
                 if transaction.change(
-                    "UPDATE a2a_queue SET lease_until = max(lease_until, ?) WHERE id = ? AND state = 'leased'"
+                    "UPDATE a2a_queue SET lease_until = ? WHERE id = ? AND state = 'leased'"
                     " AND attempt = ? AND lease_owner = ?",
                     until,
                     lease.id,
@@ -232,8 +232,9 @@ class Queue(Part):
         def promote(transaction: Transaction) -> int:
             rows = transaction.all(
                 "UPDATE a2a_queue SET state = 'queued', due_at = NULL WHERE id IN (SELECT id FROM a2a_queue"
-                " WHERE state = 'delayed' AND due_at <= ? ORDER BY due_at LIMIT ?) RETURNING workspace_id",
+                " WHERE state = 'delayed' AND (due_at <= ? OR due_at > ?) LIMIT ?) RETURNING workspace_id",
                 at,
+                at + self._rules.longest_wait,
                 most,
             )
             for row in rows:
@@ -295,7 +296,8 @@ class Queue(Part):
         )
         return [row["id"] for row in rows]
 
-    async def stranded(self) -> list[Stranded]:
+    async def stranded(self, *, now: float | None = None) -> list[Stranded]:
+        at = moment(now)
         rows = await self._writer.run(
             lambda transaction: transaction.all(
                 f"""
@@ -313,7 +315,7 @@ class Queue(Part):
                 WHERE waiting + left_behind > 0 ORDER BY id
                 """,
                 self._rules.depth_cap,
-                moment(None),
+                at,
             )
         )
         return [
