@@ -144,7 +144,7 @@ class Deaths:
             suspect.look_at = time.monotonic() + again
 
     async def _next_look(self, workspace_id: str, suspect: _Suspect) -> float | None:
-        """Look at a workspace; return in how many seconds to look again, or ``None``: it is no suspect any more."""
+        """Look at a workspace; return the seconds until the next look, ``None`` for never."""
         workspace = await self._store.workspace(workspace_id)
         if workspace is None or workspace.status in DORMANT:
             return None
