@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import uuid
@@ -127,6 +128,7 @@ async def composed() -> AsyncIterator[tuple[Composed, Caller]]:
     require(engine.has(base()), f"there is no image {base()}, nor a registry that has it")
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     require(host.startswith("unix://"), "the engine is on another machine")
+    require(shutil.which("curl") is not None, "curl (apt install curl)")
     await anyio.to_thread.run_sync(_build)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]

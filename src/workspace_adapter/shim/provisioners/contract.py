@@ -87,7 +87,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _ours(name: str) -> bool:
-    return name.startswith("SHIM_") or name == "DATABASE_URL"
+    return name.startswith("SHIM_")
 
 
 def environment(
