@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -81,6 +82,11 @@ async def test_a_workspace_is_changed_without_being_made_anew(tmp_path: Path) ->
         assert (await shim.call("PATCH", at, {"spec": {"files": "delete"}}, bearer=ADMIN)).status_code == 200
         changed = await shim.workspace()
         assert (changed.max_concurrent, changed.spec) == (4, {"files": "delete"})
+
+        await shim.store.change_workspace("w", provisioner="lost")
+        assert (await shim.call("PATCH", at, {"spec": {}}, bearer=ADMIN)).status_code == 409
+        assert (await shim.call("PATCH", at, {"provisioner": "external"}, bearer=ADMIN)).status_code == 200
+        changed = replace(changed, provisioner="external")
 
         wrongs: list[object] = [{"max_concurrent_tasks": 0}, {"spec": []}, {"provisioner": "docker"}, []]
         for wrong in wrongs:

@@ -109,20 +109,26 @@ class Operator:
         return told
 
     async def change(self, workspace_id: str, body: object) -> dict[str, Any]:
-        """Change how much a workspace is sent at once, or what its next start is told.
+        """Change how much a workspace is sent at once, or what its next start is told; or let go of it.
 
         Raises:
             Refusal: there is none, or the body is wrong.
         """
-        given = _object(body, {"spec", "max_concurrent_tasks"})
-        provisioner = self._provisioners.get((await self._get(workspace_id)).provisioner)
+        given = _object(body, {"provisioner", "spec", "max_concurrent_tasks"})
+        workspace = await self._get(workspace_id)
+        if given.get("provisioner", EXTERNAL) != EXTERNAL:
+            raise Refusal(400, f"provisioner can only become {EXTERNAL}: what runs would run twice")
+        name = given.get("provisioner", workspace.provisioner)
         most, spec = given.get("max_concurrent_tasks"), given.get("spec")
-        if spec is not None and provisioner is None:
-            raise Refusal(409, "the shim does not have the provisioner of this workspace: set it up first")
+        if spec is not None:
+            if name not in self._provisioners:
+                raise Refusal(409, f"the shim has no provisioner {name}: set it up, or say {EXTERNAL}")
+            spec = _spec(spec, self._provisioners[name])
         await self._store.change_workspace(
             workspace_id,
             max_concurrent=None if most is None else _concurrency(most),
-            spec=None if spec is None or provisioner is None else _spec(spec, provisioner),
+            provisioner=name,
+            spec=spec,
         )
         return await self.workspace(workspace_id)
 

@@ -203,7 +203,8 @@ class Restarts:
         provisioner = self._provisioners.get(workspace.provisioner)
         if provisioner is None:
             return _failed(
-                f"the shim has no provisioner {workspace.provisioner}: set it up, or make the workspace anew"
+                f"the shim has no provisioner {workspace.provisioner}: set it up, or let go of the workspace"
+                " (PATCH its provisioner to external)"
             )
         if cycle.step is not Step.ASKED:
             await self._store.set_restarting(workspace.id, True, of=cycle)

@@ -817,7 +817,9 @@ async def test_what_an_operator_said_of_a_workspace_can_be_changed_and_nothing_e
     assert before is not None
     assert await store.change_workspace("w", max_concurrent=3)
     assert await store.change_workspace("w", spec={"image": "two"})
-    assert await store.workspace("w") == replace(before, max_concurrent=3, spec={"image": "two"})
+    assert await store.change_workspace("w", provisioner="docker")
+    changed = replace(before, max_concurrent=3, provisioner="docker", spec={"image": "two"})
+    assert await store.workspace("w") == changed
     assert not await store.change_workspace("nobody", max_concurrent=2)
     await store.set_status("w", Status.REMOVED, were=frozenset(Status))
     assert not await store.change_workspace("w", spec={})

@@ -405,7 +405,12 @@ class Queue(Protocol):
         """Replace a workspace's agent card; return whether there is one that was not removed."""
 
     async def change_workspace(
-        self, workspace_id: str, *, max_concurrent: int | None = None, spec: Mapping[str, Any] | None = None
+        self,
+        workspace_id: str,
+        *,
+        max_concurrent: int | None = None,
+        provisioner: str | None = None,
+        spec: Mapping[str, Any] | None = None,
     ) -> bool:
         """Change what an operator said of a workspace, ``None`` leaving it; return whether there is one
         that was not removed."""

@@ -166,16 +166,22 @@ class Workspaces(Part):
         return kept is not None
 
     async def change_workspace(
-        self, workspace_id: str, *, max_concurrent: int | None = None, spec: Mapping[str, Any] | None = None
+        self,
+        workspace_id: str,
+        *,
+        max_concurrent: int | None = None,
+        provisioner: str | None = None,
+        spec: Mapping[str, Any] | None = None,
     ) -> bool:
         changed = await self._one(
-            "WITH changed AS (UPDATE workspaces SET spec = coalesce($2::text, spec)"
-            " WHERE id = $1 AND status <> 'removed' RETURNING id)"
+            "WITH changed AS (UPDATE workspaces SET spec = coalesce($2::text, spec),"
+            " provisioner = coalesce($4::text, provisioner) WHERE id = $1 AND status <> 'removed' RETURNING id)"
             " UPDATE vitals SET max_concurrent = coalesce($3::int, max_concurrent)"
             " FROM changed WHERE workspace_id = changed.id RETURNING true",
             workspace_id,
             None if spec is None else json.dumps(spec),
             max_concurrent,
+            provisioner,
         )
         self._tell(due=[workspace_id])
         return changed is not None

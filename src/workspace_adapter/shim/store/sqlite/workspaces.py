@@ -132,7 +132,12 @@ class Workspaces(Part):
         )
 
     async def change_workspace(
-        self, workspace_id: str, *, max_concurrent: int | None = None, spec: Mapping[str, Any] | None = None
+        self,
+        workspace_id: str,
+        *,
+        max_concurrent: int | None = None,
+        provisioner: str | None = None,
+        spec: Mapping[str, Any] | None = None,
     ) -> bool:
         kept = None if spec is None else json.dumps(spec)
 
@@ -145,8 +150,10 @@ class Workspaces(Part):
             transaction.then(self.on_due, workspace_id)
             return bool(
                 transaction.change(
-                    "UPDATE workspaces SET spec = coalesce(?, spec) WHERE id = ? AND status <> 'removed'",
+                    "UPDATE workspaces SET spec = coalesce(?, spec), provisioner = coalesce(?, provisioner)"
+                    " WHERE id = ? AND status <> 'removed'",
                     kept,
+                    provisioner,
                     workspace_id,
                 )
             )
