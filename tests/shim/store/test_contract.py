@@ -28,6 +28,10 @@ from workspace_adapter.shim.store.contract import (
     Status,
     Store,
 )
+from workspace_adapter.shim.store.postgres import schema as postgres_schema
+from workspace_adapter.shim.store.postgres import workspaces as postgres_workspaces
+from workspace_adapter.shim.store.sqlite import schema as sqlite_schema
+from workspace_adapter.shim.store.sqlite import workspaces as sqlite_workspaces
 
 pytestmark = pytest.mark.anyio
 
@@ -882,3 +886,49 @@ async def test_the_longest_delay_is_waited_for(store: Store) -> None:
     assert await settle(store, lease, replace(LATER, wait=RULES.longest_wait), now=20.0)
     assert await store.promote(now=20.0) == 0
     assert await store.promote(now=20.0 + RULES.longest_wait) == 1
+
+
+async def test_no_more_lives_are_remembered_than_can_come_late(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sqlite_workspaces, postgres_workspaces):
+        monkeypatch.setattr(module, "LIVES", 3)
+    assert await store.create_workspace("w", now=0.0)
+    for number in range(6):
+        assert await store.register("w", url="http://w", boot_id=f"b{number}", now=float(number))
+    for late in ("b3", "b4"):
+        assert not await store.register("w", url="http://w", boot_id=late, now=10.0)
+    # A clock that was set back forgets neither who is there nor, at once, who was.
+    assert await store.register("w", url="http://w", boot_id="b6", now=1.0)
+    assert await store.register("w", url="http://w", boot_id="b6", now=2.0)
+    assert not await store.register("w", url="http://w", boot_id="b5", now=3.0)
+
+
+async def test_a_store_of_the_first_schema_is_brought_up_to_date_with_what_it_holds(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        for module in (sqlite_schema, postgres_schema):
+            before.setattr(module, "MIGRATIONS", module.MIGRATIONS[:1])
+        async with place.open() as store:
+            await online(store)
+            (item_id,) = await sent(store, "a")
+            await store.add_token("d", role=Role.WORKSPACE, workspace_id="w", now=1.0)
+    async with place.open() as store:
+        assert [token.digest for token in await store.tokens_of("w")] == ["d"]
+        assert await store.tokens_of(None) == []
+        assert [lease.id for lease in await store.claim("w", "p", now=20.0)] == [item_id]
+    async with place.open() as store:
+        assert await state(store, item_id) is State.LEASED
+
+
+async def test_a_lease_of_another_attempt_or_owner_is_not_renewed(store: Store) -> None:
+    await online(store)
+    await sent(store, "a")
+    (lease,) = await store.claim("w", "p", now=20.0)
+    for other in (replace(lease, attempt=lease.attempt + 1), replace(lease, owner="q")):
+        assert await store.renew([other], now=30.0) == set()
+        assert not await store.say(other, [b"late"], None)
+        assert not await settle(store, other, DONE)
+    (again,) = await store.claim("w", "q", now=20.0 + RULES.lease)
+    assert (again.id, again.attempt) == (lease.id, 2)

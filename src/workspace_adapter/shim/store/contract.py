@@ -36,6 +36,9 @@ class Status(StrEnum):
 REACHABLE = frozenset({Status.ONLINE, Status.DEGRADED})
 """Something may be sent there."""
 
+LIVES = 1000
+"""Boot ids of a workspace that are remembered, the latest: one that died so long ago cannot come late."""
+
 DORMANT = frozenset({Status.PAUSED, Status.REMOVED})
 """Only an operator ends it: no beat and no registration does."""
 

@@ -235,6 +235,7 @@ MIGRATIONS: tuple[str, ...] = (
     END
     $$;
     """,
+    "CREATE INDEX tokens_of ON tokens (workspace_id)",
 )
 """Forward only; the position of the last one is the schema's number."""
 

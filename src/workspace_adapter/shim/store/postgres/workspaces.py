@@ -10,7 +10,7 @@ import asyncpg
 
 from .... import queueing
 from ....errors import UnknownWorkspace
-from ..contract import DORMANT, REACHABLE, Beat, Cycle, Heard, Role, Status, Token, Workspace
+from ..contract import DORMANT, LIVES, REACHABLE, Beat, Cycle, Heard, Role, Status, Token, Workspace
 from .part import DEPTH, LIVE, NOW, Part, among, holds
 
 _WORKSPACES = "SELECT * FROM workspaces AS w JOIN vitals AS v ON v.workspace_id = w.id"
@@ -135,6 +135,14 @@ class Workspaces(Part):
                     )
                     if not first:
                         return False
+                    await connection.execute(
+                        "DELETE FROM boots WHERE workspace_id = $1 AND boot_id <> $2 AND seen_at <"
+                        " (SELECT seen_at FROM boots WHERE workspace_id = $1 ORDER BY seen_at DESC"
+                        " OFFSET $3 LIMIT 1)",
+                        workspace_id,
+                        boot_id,
+                        LIVES - 1,
+                    )
                 await connection.execute(
                     "UPDATE workspaces SET status = 'online', url = $2, boot_id = $3,"
                     " card = coalesce($4, card) WHERE id = $1",
@@ -315,9 +323,10 @@ class Workspaces(Part):
         return {row["digest"]: _token(row) for row in rows}
 
     async def tokens_of(self, workspace_id: str | None) -> list[Token]:
+        # "IS NOT DISTINCT FROM" would use no index.
+        whose, values = ("IS NULL", []) if workspace_id is None else ("= $1", [workspace_id])
         rows = await self._all(
-            "SELECT * FROM tokens WHERE workspace_id IS NOT DISTINCT FROM $1 ORDER BY created_at, digest",
-            workspace_id,
+            f"SELECT * FROM tokens WHERE workspace_id {whose} ORDER BY created_at, digest", *values
         )
         return [_token(row) for row in rows]
 

@@ -177,6 +177,7 @@ MIGRATIONS: tuple[str, ...] = (
         WHERE workspace_id = new.workspace_id;
     END;
     """,
+    "CREATE INDEX tokens_of ON tokens (workspace_id)",
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .... import queueing
 from ....errors import UnknownWorkspace
-from ..contract import DORMANT, REACHABLE, Beat, Cycle, Heard, Role, Status, Token, Workspace
+from ..contract import DORMANT, LIVES, REACHABLE, Beat, Cycle, Heard, Role, Status, Token, Workspace
 from .part import LIVE, Part, among, holds, moment
 from .writer import Transaction
 
@@ -102,6 +102,14 @@ class Workspaces(Part):
                 seen = "INSERT INTO boots VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
                 if not transaction.change(seen, workspace_id, boot_id, at):
                     return False
+                transaction.change(
+                    "DELETE FROM boots WHERE workspace_id = ? AND boot_id <> ? AND seen_at < (SELECT seen_at"
+                    " FROM boots WHERE workspace_id = ? ORDER BY seen_at DESC LIMIT 1 OFFSET ?)",
+                    workspace_id,
+                    boot_id,
+                    workspace_id,
+                    LIVES - 1,
+                )
             transaction.change(
                 "UPDATE workspaces SET status = 'online', url = ?, boot_id = ?, card = coalesce(?, card)"
                 " WHERE id = ?",
