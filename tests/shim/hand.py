@@ -48,6 +48,9 @@ class Hand:
     async def remove(self, workspace: Workspace) -> None:
         await self._do("remove")
 
+    def log(self, workspace_id: str) -> str:
+        return f"the log of {workspace_id}"
+
     def ended(self) -> list[str]:
         return [] if self.up else list(self.died)
 

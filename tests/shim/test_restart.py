@@ -411,7 +411,7 @@ async def test_a_workspace_that_ends_before_it_registers_is_not_waited_for(house
         tasks.start_soon(end_it)
         with anyio.fail_after(2.5):
             cycle = await house.do(Aim.RESTART)
-    assert "it ended before it registered" in cycle.notes["because"]
+    assert cycle.notes["because"] == "it ended before it registered: see the log of w"
 
 
 async def test_the_old_lifes_late_registration_is_not_taken_for_the_new_one(house: House) -> None:

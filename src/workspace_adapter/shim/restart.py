@@ -348,6 +348,7 @@ class Restarts:
         external = isinstance(provisioner, ExternalProvisioner)
         patience = min(self._times.start, self._times.drain) if external else self._times.start
         began, looked, dead = time.monotonic(), time.monotonic(), 0
+        see = f": see {provisioner.log(workspace.id)}"
         awaited = anyio.Event()
         try:
             while True:
@@ -361,7 +362,7 @@ class Restarts:
                     if external:
                         return _done(f"nobody restarted it within {patience:g} s; it is sent messages again")
                     return await self._not_started(
-                        cycle, workspace, f"it did not register within {patience:g} s"
+                        cycle, workspace, f"it did not register within {patience:g} s{see}"
                     )
                 if time.monotonic() - looked > _POLL:
                     looked = time.monotonic()
@@ -370,7 +371,7 @@ class Restarts:
                         return _done(f"cut short: {stronger} was asked for")
                     if dead == 2:
                         return await self._not_started(
-                            cycle, workspace, "it ended before it registered: see its log"
+                            cycle, workspace, f"it ended before it registered{see}"
                         )
                 with anyio.move_on_after(_LOOK):
                     await awaited.wait()

@@ -47,7 +47,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def lines(provisioner: ProcessProvisioner) -> list[str]:
-    log = provisioner.log("one")
+    log = Path(provisioner.log("one"))
     return log.read_text().splitlines() if log.exists() else []
 
 

@@ -65,6 +65,9 @@ class CommandProvisioner:
     async def remove(self, workspace: Workspace) -> None:
         await self._do("remove", workspace)
 
+    def log(self, workspace_id: str) -> str:
+        return "its log"
+
     def ended(self) -> list[str]:
         return []
 

@@ -50,6 +50,9 @@ class Provisioner(Protocol):
     async def remove(self, workspace: Workspace) -> None:
         """Take away what is left of a stopped workspace; its files where the spec says so."""
 
+    def log(self, workspace_id: str) -> str:
+        """Say where what it printed is found, for people."""
+
     def ended(self) -> list[str]:
         """Return the workspaces known to have ended without being stopped, where to know it costs little."""
 

@@ -115,6 +115,9 @@ class DockerProvisioner:
                     if await _known(docker.volumes.get(name)):
                         await (await docker.volumes.get(name)).delete()
 
+    def log(self, workspace_id: str) -> str:
+        return f"`docker logs {container_name(workspace_id)}`"
+
     def ended(self) -> list[str]:
         return []  # the engine starts again what ends by itself
 

@@ -30,5 +30,8 @@ class ExternalProvisioner:
 
     async def remove(self, workspace: Workspace) -> None: ...
 
+    def log(self, workspace_id: str) -> str:
+        return "its log"
+
     def ended(self) -> list[str]:
         return []

@@ -102,9 +102,8 @@ class ProcessProvisioner:
             ]
         return []
 
-    def log(self, workspace_id: str) -> Path:
-        """Return where a workspace's standard output and error go."""
-        return self._place(workspace_id) / "workspace.log"
+    def log(self, workspace_id: str) -> str:
+        return str(self._place(workspace_id) / "workspace.log")
 
     async def _do(self, workspace: Workspace, what: partial[None]) -> None:
         try:

@@ -183,7 +183,8 @@ class Workspaces(Part):
     ) -> bool:
         changed = await self._one(
             "WITH changed AS (UPDATE workspaces SET spec = coalesce($2::text, spec),"
-            " provisioner = coalesce($4::text, provisioner) WHERE id = $1 AND status <> 'removed' RETURNING id)"
+            " provisioner = coalesce($4::text, provisioner)"
+            " WHERE id = $1 AND status <> 'removed' RETURNING id)"
             " UPDATE vitals SET max_concurrent = coalesce($3::int, max_concurrent)"
             " FROM changed WHERE workspace_id = changed.id RETURNING true",
             workspace_id,
