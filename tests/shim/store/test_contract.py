@@ -932,3 +932,13 @@ async def test_a_lease_of_another_attempt_or_owner_is_not_renewed(store: Store) 
         assert not await settle(store, other, DONE)
     (again,) = await store.claim("w", "q", now=20.0 + RULES.lease)
     assert (again.id, again.attempt) == (lease.id, 2)
+
+
+async def test_the_longest_of_what_a_busy_workspace_asks_for_counts(store: Store) -> None:
+    await online(store)
+    await sent(store, "a", "b")
+    first, second = await store.claim("w", "p", now=20.0)
+    assert await settle(store, first, replace(BUSY, wait=50.0), now=30.0)
+    assert await settle(store, second, BUSY, now=30.0)
+    assert await store.claim("w", "p", now=79.0) == []
+    assert len(await store.claim("w", "p", now=80.0)) == 2

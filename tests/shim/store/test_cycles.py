@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
@@ -244,3 +246,21 @@ async def test_what_was_asked_of_a_removed_workspace_does_not_happen_to_the_one_
     over = await store.cycle(removing.id)
     assert over is not None
     assert (over.step, over.notes["because"]) == (Step.FAILED, "the workspace was made anew")
+
+
+async def test_a_cycle_that_ended_or_is_anothers_is_neither_renewed_nor_released_nor_moved(
+    store: Store,
+) -> None:
+    await online(store)
+    await asked(store)
+    cycle = await claimed(store)
+    for other in (replace(cycle, attempt=cycle.attempt + 1), replace(cycle, owner="q")):
+        assert not await store.renew_cycle(other, now=25.0)
+        assert not await store.release_cycle(other)
+        assert await store.advance_cycle(other, Step.STOP, now=25.0) is None
+        assert not await store.set_restarting("w", True, of=other)
+    assert await store.claim_cycle("q", now=20.0 + RULES.lease - 0.1) is None
+    assert await store.advance_cycle(cycle, Step.DONE, now=26.0)
+    assert not await store.renew_cycle(cycle, now=27.0)
+    assert not await store.release_cycle(cycle)
+    assert await store.advance_cycle(cycle, Step.STOP, now=27.0) is None
