@@ -715,6 +715,8 @@ def _member(body: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:
     value = body.get(name)
     if value is None:
         return default
+    if type(value) is kind:  # mostly; the rest takes longer
+        return value
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BadBody(f"{name} is of the wrong type")
     return value

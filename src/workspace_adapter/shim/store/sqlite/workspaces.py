@@ -17,6 +17,25 @@ from .writer import Transaction
 _WORKSPACES = "SELECT * FROM workspaces JOIN vitals ON vitals.workspace_id = workspaces.id"
 
 
+_HEARD = f"""
+    SELECT status, secret FROM workspaces WHERE id = ? AND boot_id IS ? AND status NOT IN {among(DORMANT)}
+        AND (? IS NULL OR EXISTS (
+            SELECT 1 FROM tokens WHERE digest = ? AND role = 'workspace' AND workspace_id = workspaces.id
+        ))
+"""
+
+_BEAT, _PARTIAL_BEAT = (
+    f"""
+    UPDATE vitals SET beat_at = ?, active_tasks = ?, max_concurrent = coalesce(?, max_concurrent),
+        report = {report}, hold_until = CASE WHEN ? < min(?, coalesce(?, max_concurrent)) THEN 0
+            ELSE hold_until END
+    WHERE workspace_id = ? RETURNING waiting, max_concurrent
+    """
+    for report in ("?", "json_patch(report, ?)")
+)
+"""Written out here: thousands of them a second are not to be put together each time."""
+
+
 class Workspaces(Part):
     """The verbs of workspaces and tokens."""
 
@@ -230,15 +249,7 @@ class Workspaces(Part):
         def take(transaction: Transaction) -> dict[str, Heard]:
             counted = {}
             for beat in last.values():
-                row = transaction.one(
-                    "SELECT status, secret FROM workspaces WHERE id = ? AND boot_id IS ? AND status NOT IN"
-                    f" {among(DORMANT)} AND (? IS NULL OR EXISTS (SELECT 1 FROM tokens WHERE digest = ?"
-                    " AND role = 'workspace' AND workspace_id = workspaces.id))",
-                    beat.workspace_id,
-                    beat.boot_id,
-                    beat.bearer,
-                    beat.bearer,
-                )
+                row = transaction.one(_HEARD, beat.workspace_id, beat.boot_id, beat.bearer, beat.bearer)
                 if row is None:
                     continue
                 degraded = row["status"] == Status.DEGRADED if beat.degraded is None else beat.degraded
@@ -248,11 +259,7 @@ class Workspaces(Part):
                         "UPDATE workspaces SET status = ? WHERE id = ?", str(status), beat.workspace_id
                     )
                 vitals = transaction.one(
-                    "UPDATE vitals SET beat_at = ?, active_tasks = ?, max_concurrent = coalesce(?,"
-                    f" max_concurrent), report = {'?' if beat.whole else 'json_patch(report, ?)'},"
-                    " hold_until = CASE WHEN ? < min(?, coalesce(?,"
-                    " max_concurrent)) THEN 0 ELSE hold_until END WHERE workspace_id = ?"
-                    " RETURNING waiting, max_concurrent",
+                    _BEAT if beat.whole else _PARTIAL_BEAT,
                     at,
                     beat.active_tasks,
                     beat.max_concurrent,
