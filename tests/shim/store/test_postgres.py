@@ -12,7 +12,7 @@ import pytest
 
 from tests.shim.postgres import Postgres
 from tests.shim.store.conftest import RULES
-from tests.shim.store.test_contract import DEAD, online, sent, settle, state
+from tests.shim.store.test_contract import DEAD, DONE, online, sent, settle, state
 from workspace_adapter.queueing import State
 from workspace_adapter.shim.store.contract import Status
 from workspace_adapter.shim.store.postgres import PostgresStore
@@ -141,3 +141,60 @@ async def test_what_is_sent_again_while_it_is_forgotten_is_a_new_item(postgres: 
                 await until_somebody_waits(connection)
                 await connection.execute("DELETE FROM a2a_queue WHERE id = $1", old)
         assert await state(store, new[0]) is State.QUEUED
+
+
+@asynccontextmanager
+async def claiming(postgres: Postgres, schema: str) -> AsyncIterator[Any]:
+    """Be in the middle of a claim for ``w``, in another replica."""
+    connection = await asyncpg.connect(postgres.url, server_settings={"search_path": schema})
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(1463898960, hashtext('w'))")
+            yield connection
+    finally:
+        await connection.close()
+
+
+async def test_a_claim_waits_for_another_and_sees_what_that_left(postgres: Postgres) -> None:
+    async with PostgresStore(postgres.url, RULES, schema="claims") as store:
+        await online(store, max_concurrent=1)
+        first, _ = await sent(store, "a", "b")
+        leased: list[int] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def claim() -> None:
+                leased.extend(lease.id for lease in await store.claim("w", "p", now=20.0))
+
+            async with claiming(postgres, "claims") as connection:
+                tasks.start_soon(claim)
+                await until_somebody_waits(connection)
+                await connection.execute(
+                    "UPDATE a2a_queue SET state = 'leased', lease_owner = 'q', lease_until = 50 WHERE id = $1",
+                    first,
+                )
+        assert leased == []
+
+
+async def test_a_restart_begins_when_no_claim_is_under_way(postgres: Postgres) -> None:
+    async with PostgresStore(postgres.url, RULES, schema="restarts") as store:
+        await online(store)
+        async with anyio.create_task_group() as tasks, claiming(postgres, "restarts") as connection:
+            tasks.start_soon(store.set_restarting, "w", True)
+            await until_somebody_waits(connection)
+            workspace = await store.workspace("w")
+            assert workspace is not None
+            assert not workspace.restarting
+        workspace = await store.workspace("w")
+        assert workspace is not None
+        assert workspace.restarting
+
+
+async def test_what_is_more_urgent_waits_for_what_its_session_has_under_way(postgres: Postgres) -> None:
+    async with PostgresStore(postgres.url, RULES, schema="urgent") as store:
+        await online(store)
+        await sent(store, "a", context_id="s", priority=0)
+        (lease,) = await store.claim("w", "p", now=20.0)
+        await sent(store, "b", context_id="s", priority=100)
+        assert await store.claim("w", "p", now=20.0) == []
+        assert await settle(store, lease, DONE)
+        assert len(await store.claim("w", "p", now=20.0)) == 1
