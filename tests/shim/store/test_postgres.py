@@ -169,7 +169,8 @@ async def test_a_claim_waits_for_another_and_sees_what_that_left(postgres: Postg
                 tasks.start_soon(claim)
                 await until_somebody_waits(connection)
                 await connection.execute(
-                    "UPDATE a2a_queue SET state = 'leased', lease_owner = 'q', lease_until = 50 WHERE id = $1",
+                    "UPDATE a2a_queue SET state = 'leased', lease_owner = 'q', lease_until = 50"
+                    " WHERE id = $1",
                     first,
                 )
         assert leased == []
