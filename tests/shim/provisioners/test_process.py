@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from workspace_adapter.errors import ProvisionerError
 from workspace_adapter.shim.provisioners.process import ProcessProvisioner
+from workspace_adapter.testing.workspace import carrying, end_all
 
 from .conftest import Make
 
@@ -35,8 +37,8 @@ def provisioner(tmp_path: Path) -> Iterator[Callable[..., ProcessProvisioner]]:
         )
 
     yield make
-    for pid in tmp_path.glob("workspaces/*/pid"):
-        os.kill(int(pid.read_text()), signal.SIGKILL)
+    for place in tmp_path.glob("workspaces/*"):
+        end_all(partial(carrying, f"WORKSPACE_PROCESS={place}"))
 
 
 def until(condition: Callable[[], object]) -> None:
