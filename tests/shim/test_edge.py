@@ -12,7 +12,7 @@ from starlette.types import Message as AsgiMessage
 from starlette.types import Scope
 
 from tests.shim.front import ADMIN, front
-from workspace_adapter.shim.body import read
+from workspace_adapter.shim.body import LARGE, read
 from workspace_adapter.shim.rates import Rates
 from workspace_adapter.shim.refusal import Refusal
 
@@ -195,6 +195,30 @@ async def test_a_body_is_read_to_its_limit_and_no_further() -> None:
     with pytest.raises(Refusal):
         await read({"type": "http", "headers": [(b"content-length", b"56")]}, receive, 55)
     assert len(sent) == 94, "nothing of it was read"
+
+
+async def test_of_large_bodies_only_so_many_are_read_at_once_and_the_others_in_their_time() -> None:
+    places, received, go_on = anyio.CapacityLimiter(1), [0, 0], anyio.Event()
+    chunk, most = b"a" * (LARGE // 4), 8
+
+    async def body(number: int) -> None:
+        async def receive() -> AsgiMessage:
+            received[number] += 1
+            if received[number] == most:
+                await go_on.wait()
+            return {"type": "http.request", "body": chunk, "more_body": received[number] < most}
+
+        scope: Scope = {"type": "http", "headers": []}
+        assert len(await read(scope, receive, most * LARGE, patience=0.3, large=places)) == most * len(chunk)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(body, 0)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(body, 1)
+        await anyio.wait_all_tasks_blocked()
+        assert received == [most, 5], "the second waits, having read a little more than a large one's least"
+        go_on.set()
+    assert places.available_tokens == 1
 
 
 async def test_a_body_that_never_ends_is_not_waited_for() -> None:

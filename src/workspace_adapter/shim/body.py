@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -13,6 +14,9 @@ from .refusal import Refusal
 
 PATIENCE = 120.0
 """Seconds that a body may take to come."""
+
+LARGE = 1 << 20
+"""Bytes above which a body is a large one."""
 
 
 class HungUp(Exception):
@@ -28,8 +32,18 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-async def read(scope: Scope, receive: Receive, limit: int, *, patience: float = PATIENCE) -> bytes:
+async def read(
+    scope: Scope,
+    receive: Receive,
+    limit: int,
+    *,
+    patience: float = PATIENCE,
+    large: anyio.CapacityLimiter | None = None,
+) -> bytes:
     """Return the whole body.
+
+    Args:
+        large: bounds how many bodies above ``LARGE`` are read at once; the others wait, unread.
 
     Raises:
         Refusal: it is larger than ``limit``, or did not come in time.
@@ -47,8 +61,9 @@ async def read(scope: Scope, receive: Receive, limit: int, *, patience: float = 
             raise _too_large(limit)
         return body
     chunks, size = [body], len(body)
+    place: anyio.CapacityLimiter | None = None
     try:
-        with anyio.fail_after(patience):
+        with anyio.fail_after(patience) as time:
             while message.get("more_body", False):
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -57,9 +72,16 @@ async def read(scope: Scope, receive: Receive, limit: int, *, patience: float = 
                 size += len(chunks[-1])
                 if size > limit:
                     raise _too_large(limit)
+                if size > LARGE and large is not None and place is None:
+                    left, time.deadline = time.deadline - anyio.current_time(), math.inf
+                    await large.acquire()
+                    place, time.deadline = large, anyio.current_time() + left
     except TimeoutError:
         error = f"the body did not come within {patience:g} s"
         raise Refusal(408, error, headers={"connection": "close"}) from None
+    finally:
+        if place is not None:
+            place.release()
     return b"".join(chunks)
 
 

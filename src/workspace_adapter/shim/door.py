@@ -50,6 +50,9 @@ _KEEP_ALIVE = 15.0
 _FRESH = 1.0
 """Seconds for which a workspace that was read is not read again to pass something through."""
 
+_LARGE_AT_ONCE = 16
+"""Large bodies that are read at once: whoever sends many, slowly, must not have us keep them all."""
+
 _KNOWN = 10_000
 """Workspaces remembered for that."""
 
@@ -90,6 +93,7 @@ class Door:
         self._waiters = waiters
         self._hold = hold
         self._body_limit = body_limit
+        self._large = anyio.CapacityLimiter(_LARGE_AT_ONCE)
         self._keep_alive = keep_alive
         self._known: dict[str, tuple[float, Workspace]] = {}
 
@@ -116,7 +120,7 @@ class Door:
         caller = caller_of(scope)
         try:
             return envelope.read(
-                await read(scope, receive, self._body_limit),
+                await read(scope, receive, self._body_limit, large=self._large),
                 workspace_id=workspace_id,
                 sender=Sender(
                     identity=caller.identity,
