@@ -20,7 +20,7 @@ def test_every_address_is_on_the_page_and_no_other() -> None:
         path = getattr(edge, constant) if constant else text or "{at}"
         path = path.replace("{at}", "/workspaces/{id}").replace("{{", "{").replace("}}", "}")
         served.add((method, path))
-    shown = set(re.findall(r"`(GET|POST|DELETE) (/[^\s`?]*)`", PAGE))
+    shown = set(re.findall(r"`(GET|POST|PATCH|DELETE) (/[^\s`?]*)`", PAGE))
 
     assert len(served) > 20
     assert served - shown == set()
