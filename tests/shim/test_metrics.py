@@ -24,6 +24,7 @@ async def test_what_waits_and_who_is_there_is_counted_when_a_scraper_asks(sqlite
         'workspace_shim_workspaces{status="provisioning"} 1.0',
         'workspace_shim_queue_items{state="queued"} 1.0',
         'workspace_shim_queue_items{state="leased"} 0.0',
+        "workspace_shim_dead_letters 0.0",
         "workspace_shim_stranded_items 4.0",
         "workspace_shim_dispatches 2.0",
         "workspace_shim_held_callers 3.0",

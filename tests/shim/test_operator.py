@@ -279,6 +279,19 @@ async def test_a_queue_is_listed_by_state_and_in_pages(tmp_path: Path) -> None:
             assert (await shim.call("GET", f"/workspaces/w/a2a/queue?{wrong}")).status_code == 400
 
 
+async def test_dead_letters_are_the_operators_to_see(tmp_path: Path) -> None:
+    async with front(tmp_path, admin_token=ADMIN) as shim:
+        own = await made(shim)
+        assert (await shim.call("GET", "/dead-letters", bearer=own)).status_code == 403
+        await queued(shim)
+        await shim.store.register("w", url="http://w", boot_id="b")
+        (lease,) = await shim.store.claim("w", "o")
+        given_up = Verdict(state=State.FAILED, because="in vain", strike=True)
+        await shim.store.settle(Settlement(lease=lease, verdict=given_up))
+        (letter,) = (await shim.call("GET", "/dead-letters", bearer=ADMIN)).json()
+        assert (letter["workspace_id"], letter["status"], letter["last_error"]) == ("w", "failed", "in vain")
+
+
 async def test_a_peer_is_found_at_the_shim_itself(tmp_path: Path) -> None:
     """Its own address would be no use: whoever calls it must have its secret."""
     async with front(tmp_path, admin_token=ADMIN) as shim:

@@ -159,6 +159,10 @@ def _of_operator(operator: Operator) -> list[BaseRoute]:
         _speaker(request)
         return JSONResponse(await operator.items(_id(request), request.query_params))
 
+    async def dead_letters(request: Request) -> Response:
+        _operators(request)
+        return JSONResponse(await operator.dead_letters(request.query_params))
+
     async def item(request: Request) -> Response:
         return JSONResponse(await operator.item(request.path_params["item"], _caller(request)))
 
@@ -190,6 +194,7 @@ def _of_operator(operator: Operator) -> list[BaseRoute]:
         Route("/tokens", tokens, methods=["GET"]),
         Route("/tokens", add_token, methods=["POST"]),
         Route("/tokens/{token}", revoke, methods=["DELETE"]),
+        Route("/dead-letters", dead_letters, methods=["GET"]),
         Route(f"{at}/a2a/queue", items, methods=["GET"]),
         Route(f"{at}/a2a/queue/{{item}}", item, methods=["GET"]),
         Route(f"{at}/a2a/queue/{{item}}/replay", replay, methods=["POST"]),

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from .. import __version__
-from ..queueing import LIVE
+from ..queueing import LIVE, State
 from .store.contract import Counts, Status, Store
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -85,6 +85,9 @@ class Metrics(Collector):
                 f"{_PREFIX}queue_items", "Messages that have not ended, by state.", labels=["state"]
             ),
             {state: counts.items.get(state, 0) for state in sorted(LIVE)},
+        )
+        yield GaugeMetricFamily(
+            f"{_PREFIX}dead_letters", "Messages that were given up on.", counts.items.get(State.FAILED, 0)
         )
         yield GaugeMetricFamily(
             f"{_PREFIX}stranded_items", "Messages that wait where nothing can be sent.", now.stranded

@@ -239,6 +239,15 @@ class Operator:
         )
         return [item_shown(item) for item in items]
 
+    async def dead_letters(self, asked: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return what was given up on, of all workspaces, the oldest first, behind ``after``.
+
+        Raises:
+            Refusal: a parameter is wrong.
+        """
+        after, most = whole(asked, "after", 0), min(_MOST, max(1, whole(asked, "limit", 100)))
+        return [item_shown(item) for item in await self._store.dead_letters(after=after, most=most)]
+
     async def item(self, item_id: str, caller: Caller) -> dict[str, Any]:
         """Return an item, with its answer.
 

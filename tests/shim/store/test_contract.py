@@ -842,7 +842,23 @@ async def test_workspaces_and_what_waits_is_counted(store: Store) -> None:
 
     counts = await store.counts()
     assert counts.workspaces == {Status.ONLINE: 2}
-    assert counts.items == {State.QUEUED: 1, State.DELAYED: 1, State.LEASED: 1}
+    assert counts.items == {State.QUEUED: 1, State.DELAYED: 1, State.LEASED: 1, State.FAILED: 0}
+
+
+async def test_dead_letters_of_all_workspaces_are_listed_and_counted(store: Store) -> None:
+    given_up = Verdict(state=State.FAILED, because="in vain", strike=True)
+    for name in ("w", "v"):
+        await online(store, name, boot=f"{name}1")
+        await store.enqueue(Message(workspace_id=name, turn_key="k", content_hash="h", body=b"{}"), now=10.0)
+        (lease,) = await store.claim(name, "o", now=20.0)
+        assert await store.settle(Settlement(lease=lease, verdict=given_up), now=20.0)
+    letters = await store.dead_letters()
+    assert [(item.workspace_id, item.last_error) for item in letters] == [("w", "in vain"), ("v", "in vain")]
+    assert await store.dead_letters(most=1) == letters[:1]
+    assert await store.dead_letters(after=letters[0].id) == letters[1:]
+    assert (await store.counts()).items[State.FAILED] == 2
+    assert await store.replay(letters[0].id, now=30.0)
+    assert await store.dead_letters() == letters[1:]
 
 
 async def test_what_a_dead_holder_left_for_a_workspace_that_is_gone_is_stranded(store: Store) -> None:

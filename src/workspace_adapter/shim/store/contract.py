@@ -256,7 +256,7 @@ class Counts(NamedTuple):
     workspaces: Mapping[Status, int]
     """Those that were not removed."""
     items: Mapping[State, int]
-    """Those that have not ended."""
+    """Those that have not ended, and dead letters."""
 
 
 class Step(StrEnum):
@@ -534,6 +534,9 @@ class Queue(Protocol):
         self, workspace_id: str, *, state: State | None = None, after: int = 0, most: int = 100
     ) -> list[Item]:
         """Return items by id, without their answers."""
+
+    async def dead_letters(self, *, after: int = 0, most: int = 100) -> list[Item]:
+        """Return what failed, of all workspaces, by id, without answers."""
 
     async def replay(self, item_id: int, *, now: float | None = None) -> bool:
         """Send a dead letter, or an expired or dropped item, anew; return whether it was one, and its

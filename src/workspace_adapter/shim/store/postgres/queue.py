@@ -137,6 +137,7 @@ _COUNTS = """
     UNION ALL SELECT 'i', 'queued', count(*) FROM a2a_queue WHERE state = 'queued' AND taken
     UNION ALL SELECT 'i', 'delayed', count(*) FROM a2a_queue WHERE state = 'delayed'
     UNION ALL SELECT 'i', 'leased', count(*) FROM a2a_queue WHERE state = 'leased'
+    UNION ALL SELECT 'i', 'failed', count(*) FROM a2a_queue WHERE state = 'failed'
 """
 """Each count along the index that holds those items and no others."""
 
@@ -350,6 +351,14 @@ class Queue(Part):
             workspace_id,
             after,
             None if state is None else str(state),
+            most,
+        )
+        return [_item(row, None) for row in rows]
+
+    async def dead_letters(self, *, after: int = 0, most: int = 100) -> list[Item]:
+        rows = await self._all(
+            f"SELECT {_ITEM} FROM a2a_queue WHERE state = 'failed' AND id > $1 ORDER BY id LIMIT $2",
+            after,
             most,
         )
         return [_item(row, None) for row in rows]

@@ -35,6 +35,7 @@ _COUNTS = """
     UNION ALL SELECT 'i', 'queued', count(*) FROM a2a_queue WHERE state = 'queued' AND taken = 1
     UNION ALL SELECT 'i', 'delayed', count(*) FROM a2a_queue WHERE state = 'delayed'
     UNION ALL SELECT 'i', 'leased', count(*) FROM a2a_queue WHERE state = 'leased'
+    UNION ALL SELECT 'i', 'failed', count(*) FROM a2a_queue WHERE state = 'failed'
 """
 """Each count along the index that holds those items and no others."""
 
@@ -381,6 +382,14 @@ class Queue(Part):
                 wanted,
                 wanted,
                 most,
+            )
+        )
+        return [_item(row, None) for row in rows]
+
+    async def dead_letters(self, *, after: int = 0, most: int = 100) -> list[Item]:
+        rows = await self._writer.run(
+            lambda t: t.all(
+                "SELECT * FROM a2a_queue WHERE state = 'failed' AND id > ? ORDER BY id LIMIT ?", after, most
             )
         )
         return [_item(row, None) for row in rows]

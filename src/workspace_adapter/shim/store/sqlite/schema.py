@@ -109,6 +109,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX a2a_queue_expires ON a2a_queue (expires_at)
         WHERE expires_at IS NOT NULL AND state IN ('queued', 'delayed');
     CREATE INDEX a2a_queue_ended ON a2a_queue (ended_at) WHERE ended_at IS NOT NULL;
+    CREATE INDEX a2a_queue_failed ON a2a_queue (id) WHERE state = 'failed';
     CREATE TABLE a2a_bodies (item INTEGER PRIMARY KEY, body BLOB NOT NULL);
     CREATE TABLE a2a_answers (item INTEGER PRIMARY KEY, status INTEGER NOT NULL, body BLOB NOT NULL);
     CREATE TABLE a2a_events (
