@@ -348,6 +348,24 @@ async def test_a_lease_is_taken_over_when_its_renewals_were_missed_however_old_i
     assert (taken.id, taken.attempt, taken.lapses) == (lease.id, 2, 1)
 
 
+async def test_only_the_holder_is_told_that_it_settled_though_another_tried_at_the_same_time(
+    store: Store,
+) -> None:
+    await online(store)
+    await sent(store, "a")
+    (former,) = await store.claim("w", "dead", now=20.0)
+    (lease,) = await store.claim("w", "other", now=1000.0)
+    told: dict[str, bool] = {}
+
+    async def tell(of: Lease) -> None:
+        told[of.owner.partition("/")[0]] = await settle(store, of, DONE, now=1001.0, answer=ANSWER)
+
+    async with anyio.create_task_group() as tasks:
+        for each in (former, lease):
+            tasks.start_soon(tell, each)
+    assert told == {"dead": False, "other": True}
+
+
 async def test_a_holder_that_lost_its_lease_changes_nothing(store: Store) -> None:
     await online(store)
     await sent(store, "a")

@@ -47,8 +47,8 @@ _SETTLE = f"""
     WITH said AS (
         SELECT s.*, coalesce(now, extract(epoch FROM statement_timestamp())::float8) AS at
         FROM unnest($1::float8[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::boolean[],
-            $7::boolean[], $8::float8[], $9::text[], $10::int[], $11::bytea[])
-        AS s (now, id, attempt, owner, state, strike, taken, wait, because, answer_status, answer)
+            $7::boolean[], $8::float8[], $9::text[], $10::int[], $11::bytea[]) WITH ORDINALITY
+        AS s (now, id, attempt, owner, state, strike, taken, wait, because, answer_status, answer, number)
     ), settled AS (
         UPDATE a2a_queue AS q SET state = said.state, strikes = q.strikes + said.strike::int, lapses = 0,
             taken = q.taken OR said.taken,
@@ -60,14 +60,14 @@ _SETTLE = f"""
             answer_status = said.answer_status, answer = said.answer
         FROM said WHERE q.id = said.id AND q.state = {_HELD} AND q.attempt = said.attempt
             AND q.lease_owner = said.owner
-        RETURNING q.id, q.workspace_id, q.state, said.at + said.wait AS until
+        RETURNING said.number, q.workspace_id, q.state, said.at + said.wait AS until
     ), held AS (
         UPDATE vitals AS v SET hold_until = greatest(v.hold_until, busy.until)
         FROM (SELECT workspace_id, max(until) AS until FROM settled WHERE state = 'queued'
             GROUP BY workspace_id) AS busy
         WHERE v.workspace_id = busy.workspace_id
     )
-    SELECT id FROM settled
+    SELECT number FROM settled
 """
 
 _DUE = f"""
@@ -245,9 +245,10 @@ class Queue(Part):
                 [None if answer is None else answer.status for answer in answers],
                 [None if answer is None else answer.body for answer in answers],
             )
-            settled = {row["id"] for row in rows}
+            settled = {row["number"] for row in rows}
             done = [
-                lease.id in settled or (lease.id, lease.attempt, lease.owner) in before for lease in leases
+                number in settled or (lease.id, lease.attempt, lease.owner) in before
+                for number, lease in enumerate(leases, 1)
             ]
             self._tell(
                 ended=[
