@@ -13,6 +13,7 @@ import anyio
 import httpx
 import pytest
 
+from tests.shim.conftest import ON_THE_SHIMS_LOOP
 from tests.shim.house import CALLER, NOBODY, OPERATOR, PEER, House, house, message, text_of
 from tests.shim.scripted import Exchange, Script, Scripted, scripted, until
 from workspace_adapter.errors import StoreUnavailable
@@ -593,6 +594,7 @@ async def test_an_answer_without_a_body_passes_through(sqlite: SqliteStore) -> N
 # --- bounds -----------------------------------------------------------------------------------
 
 
+@ON_THE_SHIMS_LOOP
 async def test_who_is_held_does_not_hold_its_message_in_memory(sqlite: SqliteStore) -> None:
     size, many = 1 << 20, 12
     async with house(sqlite) as shim, anyio.create_task_group() as tasks:

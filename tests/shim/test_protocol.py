@@ -10,6 +10,7 @@ import pytest
 from anyio.abc import SocketStream
 from starlette.types import Receive, Scope, Send
 
+from tests.shim.conftest import ON_THE_SHIMS_LOOP
 from workspace_adapter.port import bind
 from workspace_adapter.server import Server
 from workspace_adapter.shim.protocol import Protocol
@@ -120,6 +121,7 @@ async def test_requests_that_come_together_are_answered_in_turn() -> None:
         assert told.index(b'"/1"') < told.index(b"data") < told.index(b'"/2"')
 
 
+@ON_THE_SHIMS_LOOP
 async def test_who_reads_nothing_of_an_answer_is_cut_off(lost: anyio.Event) -> None:
     async with connection() as stream:
         await stream.send(b"GET /large HTTP/1.1\r\n\r\n")
