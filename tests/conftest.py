@@ -39,6 +39,14 @@ def require(condition: bool, reason: str) -> None:
     pytest.skip(reason)
 
 
+def inherited() -> dict[str, str]:
+    """Return what a child process gets of our environment.
+
+    CI_MARK is how a run of CI finds what it left.
+    """
+    return {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+
+
 @pytest.fixture
 def logged() -> Iterator[StringIO]:
     """Log as the product does at its most talkative; yield what was written."""

@@ -355,9 +355,10 @@ async def test_a_heartbeat_that_a_stop_cuts_off_is_not_taken_for_a_replaced_life
 async def test_heartbeats_that_wait_for_a_write_are_bounded(tmp_path: Path) -> None:
     async with front(tmp_path) as shim:
         token = await known(shim)
-        held, beat = anyio.Event(), shim.store.beat
+        writes, held, beat = anyio.Event(), anyio.Event(), shim.store.beat
 
         async def slow(beats, **more):  # type: ignore[no-untyped-def]
+            writes.set()
             await held.wait()
             return await beat(beats, **more)
 
@@ -368,9 +369,13 @@ async def test_heartbeats_that_wait_for_a_write_are_bounded(tmp_path: Path) -> N
             codes.append((await shim.beat(token, current_task="a" * 1_000_000)).status_code)
 
         async with anyio.create_task_group() as tasks:
+            # The write under way is not to take some of what is to fill the next.
+            tasks.start_soon(shim.beat, token)
+            with anyio.fail_after(10):
+                await writes.wait()
             for _ in range(40):
                 tasks.start_soon(large)
-            with anyio.fail_after(60):  # 40 MB to write and read, on a machine that may be busy
+            with anyio.fail_after(10):
                 while 503 not in codes:
                     await anyio.sleep(0.01)
             held.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +9,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.conftest import inherited
 from workspace_adapter.testing.proc import marked
 
 PATIENCE = 30
 
 
 def test_the_command_runs_a_workspace_and_takes_it_along(tmp_path: Path) -> None:
-    marks = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+    marks = inherited()
     environ = marks | {
         "HOME": str(tmp_path),
         "WORKSPACE_ADAPTER": "echo",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import inherited
 from workspace_adapter.testing.proc import marked
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def attempt(directory: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run it in an author's directory."""
-    kept = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+    kept = inherited()
     done = subprocess.run(
         [sys.executable, "-m", "workspace_adapter", "try", *arguments],
         cwd=directory,

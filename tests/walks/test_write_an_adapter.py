@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import inherited
 from workspace_adapter.testing import Prompts, check_adapter
 
 PAGE = (Path(__file__).parents[2] / "docs" / "write-an-adapter.md").read_text()
@@ -25,7 +25,7 @@ TRY = re.findall(r"^\$ workspace-adapter (try .*)$", PAGE, re.M)
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    kept = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+    kept = inherited()
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=cwd,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.conftest import inherited
 from workspace_adapter.testing.workspace import Workspace as BareWorkspace
 from workspace_adapter.testing.workspace import answer_of
 
@@ -34,9 +34,7 @@ class Workspace(BareWorkspace):
         super().__init__(
             root,
             adapter,
-            # CI_MARK is how a run of CI that is broken off finds what it left.
-            environ={name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
-            | {"HOME": str(root)},
+            environ=inherited() | {"HOME": str(root)},
             settings={"WORKSPACE_LOG_LEVEL": "debug", **settings},
             patience=DEADLINE,
         )
@@ -62,20 +60,28 @@ class Workspace(BareWorkspace):
         An effect is 32 characters of a name, a dot, and the number of the call.
         """
         told: set[str] = set()
+        for fact in self._noted("given"):
+            unknown = fact["text"].partition("unknown;")[2].partition("These tool calls")[0]
+            told |= {word for word in unknown.split() if "." in word and len(word) == 34}
+        return told
+
+    def _noted(self, kind: str) -> Iterator[dict[str, str]]:
+        """Yield the facts of one kind that a scripted runtime's transcripts hold."""
         for transcript in self.state_dir.rglob("scripted/*.jsonl"):
             for line in transcript.read_text().splitlines():
-                try:
-                    fact = json.loads(line)
-                except ValueError:
-                    continue
-                if fact["fact"] != "given" or "unknown" not in fact["text"]:
-                    continue
-                unknown = fact["text"].partition("unknown;")[2].partition("These tool calls")[0]
-                told |= {word for word in unknown.split() if "." in word and len(word) == 34}
-        return told
+                with suppress(ValueError):  # one that a SIGKILL cut short
+                    if (fact := json.loads(line))["fact"] == kind:
+                        yield fact
 
     async def until_effect(self, line: str) -> None:
         await self.until(lambda: line in self.lines(), f"effect {line!r}")
+
+    async def until_ended(self) -> None:
+        """Wait until a scripted runtime has noted the end of a call: a kill from then on repeats it never.
+
+        Its effect is there a moment before: a kill then leaves a call whose outcome nobody knows.
+        """
+        await self.until(lambda: any(self._noted("ended")), "the end of a tool call")
 
     def turns(self) -> list[dict[str, Any]]:
         listed = self.command("turns", "list", "--json")

@@ -23,6 +23,7 @@ from typing import Any
 import anyio
 import httpx
 
+from tests.conftest import inherited
 from workspace_adapter.testing.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
@@ -454,8 +455,7 @@ class Outside(Place):
         self.process = Workspace(
             root,
             ENDS,
-            environ={name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
-            | {"HOME": str(root)},
+            environ=inherited() | {"HOME": str(root)},
             settings={
                 **SETTINGS,
                 "WORKSPACE_ID": name,

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import inherited
 from workspace_adapter.testing.shim import Shim
 
 TIMES = {
@@ -23,7 +23,7 @@ TIMES = {
 @pytest.fixture
 async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
     """A shim that serves; at the end nothing is left of it or its workspaces."""
-    environ = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+    environ = inherited()
     made = Shim(tmp_path, environ=environ | {"HOME": str(tmp_path)}, settings=TIMES, patience=20.0)
     try:
         await made.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import anyio
 import httpx
 
+from tests.conftest import inherited
 from tests.walks.workspace import DEADLINE, ENDS, Workspace
 
 
@@ -27,7 +27,7 @@ class Shim:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.environ = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ} | {
+        self.environ = inherited() | {
             "HOME": str(root),
             "SHIM_PORT": str(self.port),
             "SHIM_STATE_DIR": str(root / "state"),

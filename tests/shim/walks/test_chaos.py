@@ -23,7 +23,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from tests.conftest import require
+from tests.conftest import inherited, require
 from tests.shim.postgres import Postgres, programs
 from tests.shim.walks.chaos import (
     ADMIN,
@@ -85,7 +85,7 @@ class Stage:
         return time.monotonic() >= self.until
 
     def build(self) -> None:
-        kept = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+        kept = inherited()
         environ = kept | {
             "HOME": str(self.root),
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",

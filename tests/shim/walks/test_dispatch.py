@@ -49,7 +49,7 @@ async def test_a_message_whose_workspace_is_killed_is_answered_by_its_next_life(
     await platform.workspace("w", workspace.url)
     async with platform.running():
         item_id = await platform.send("w", TURN)
-        await workspace.until(workspace.lines, "the effect")
+        await workspace.until_ended()
         workspace.kill_everything()
         await platform.when(item_id, lambda item: item.strikes)
         await workspace.start()
@@ -100,7 +100,7 @@ async def test_a_stream_is_kept_whole_over_the_death_of_its_workspace(
     await platform.workspace("w", workspace.url)
     async with platform.running():
         item_id = await platform.send("w", TURN, method="message/stream")
-        await workspace.until(workspace.lines, "the effect")
+        await workspace.until_ended()
         workspace.kill_everything()
         await workspace.start()
         item = await platform.ended(item_id, within=20)

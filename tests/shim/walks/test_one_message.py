@@ -82,7 +82,7 @@ async def test_curl_is_answered_through_the_death_of_the_workspace_and_the_stop_
             stderr=subprocess.PIPE,
         )
         try:
-            await workspace.until_effect("one")
+            await workspace.until_ended()
             workspace.kill_everything()
             assert await shim.stop() == 0
             await shim.start()
@@ -116,7 +116,7 @@ async def test_a_stream_is_whole_through_the_death_of_the_workspace_and_then_of_
         {"say": "a "},
         {"tool": "sh", "input": "echo one >> effects"},
         {"say": "b "},
-        {"sleep": 0.3},
+        {"sleep": 1},
         {"tool": "sh", "input": "echo two >> effects"},
         {"say": "c "},
         {"sleep": 0.6},
@@ -129,7 +129,7 @@ async def test_a_stream_is_whole_through_the_death_of_the_workspace_and_then_of_
         async with aclosing(events(shim, body)) as told:  # type: ignore[type-var]
             async for event in told:
                 seen.append(event)
-                if workspace.lines() == ["one"] and workspace.process is first_life:
+                if workspace.process is first_life and b'b "' in event.data:  # said once "one" has ended
                     workspace.kill_everything()
                     await workspace.start()
                 if workspace.lines() == ["one", "two"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import anyio
 import httpx
 
+from tests.conftest import inherited
 from tests.walks.workspace import Workspace
 from workspace_adapter.testing.shim import Shim
 from workspace_adapter.testing.workspace import answer_of
@@ -20,7 +20,7 @@ LOUD = {"SHIM_LOG_LEVEL": "debug"}
 @asynccontextmanager
 async def on_shim(root: Path) -> AsyncIterator[tuple[Shim, Workspace]]:
     """A shim, and a workspace that was started on its own."""
-    environ = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+    environ = inherited()
     shim = Shim(root, environ=environ | {"HOME": str(root)}, settings=LOUD, patience=20.0)
     ws = Workspace(root / "ws", "echo", PLATFORM_URL=shim.url, WORKSPACE_HEARTBEAT_INTERVAL="0.3")
     ws.environ["WORKSPACE_URL"] = ws.url

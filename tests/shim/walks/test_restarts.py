@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,7 +12,7 @@ import anyio
 import httpx
 import pytest
 
-from tests.conftest import require
+from tests.conftest import inherited, require
 from tests.shim.postgres import Postgres, programs
 from tests.shim.walks.conftest import TIMES
 from tests.walks.workspace import ENDS, HOLDS, script
@@ -168,8 +167,7 @@ async def test_another_replica_finishes_the_restart_under_an_open_request(tmp_pa
         for name in ("one", "other"):
             (tmp_path / name).mkdir()
             shared = {"SHIM_DATABASE_URL": database.url, "SHIM_STATE_DIR": str(tmp_path / "shared")}
-            environ = {"PATH": os.environ["PATH"]}
-            replica = Shim(tmp_path / name, environ=environ, settings=TIMES | shared, patience=20.0)
+            replica = Shim(tmp_path / name, environ=inherited(), settings=TIMES | shared, patience=20.0)
             replica.state_dir = tmp_path / "shared"
             replicas.append(replica)
             await replica.start()

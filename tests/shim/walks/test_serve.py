@@ -17,6 +17,7 @@ from pathlib import Path
 import anyio
 import httpx
 
+from tests.conftest import inherited
 from tests.walks.workspace import ENDS, script
 from workspace_adapter.testing.shim import Shim
 from workspace_adapter.testing.workspace import answer_of
@@ -29,7 +30,7 @@ SECRET = "password-that-nobody-may-read"
 async def shim_in(root: Path, **settings: str) -> AsyncIterator[Shim]:
     """A shim that is not started yet; nothing is left of it at the end."""
     root.mkdir(exist_ok=True)
-    environ = {name: os.environ[name] for name in ("PATH", "CI_MARK") if name in os.environ}
+    environ = inherited()
     said = {"SHIM_LOG_LEVEL": "debug", **settings}
     made = Shim(root, environ=environ | {"HOME": str(root)}, settings=said, patience=20.0)
     try:

@@ -18,7 +18,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from tests.conftest import require
+from tests.conftest import inherited, require
 from tests.shim.postgres import Postgres, programs
 from tests.shim.walks.chaos import ADMIN, ENDS, ROOT, Caller, Place, Replica, Report, relaying
 from workspace_adapter.queueing import Rules, State
@@ -44,7 +44,7 @@ class House:
         self.root = root
         self.database = database
         self.report = Report()
-        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        kept = inherited()
         self.environ = kept | {
             "PYTHONPATH": str(ROOT),
             "SHIM_ADMIN_TOKEN": ADMIN,
