@@ -21,6 +21,7 @@ from workspace_adapter.shim.app import create_routes
 from workspace_adapter.shim.edge import Edge
 from workspace_adapter.shim.identity import Identity
 from workspace_adapter.shim.operator import Operator
+from workspace_adapter.shim.protocol import ShortCut
 from workspace_adapter.shim.ranges import THIS_MACHINE_TOO
 from workspace_adapter.shim.rates import Rates
 from workspace_adapter.shim.refusal import write
@@ -39,6 +40,8 @@ class FrontOfShim:
     store: Store
     stop: Callable[[], None]
     """Ends what runs behind the routes, as a stop of the shim does."""
+    take: ShortCut
+    """The short cut for heartbeats."""
     rung: list[str] = field(default_factory=list)
     registered: list[str] = field(default_factory=list)
 
@@ -118,5 +121,5 @@ async def front(
         rooms.start_soon(run)
         transport = httpx.ASGITransport(app=edge)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
-            yield FrontOfShim(client, kept, life.cancel, rung, registered)
+            yield FrontOfShim(client, kept, life.cancel, registry.take, rung, registered)
         rooms.cancel_scope.cancel()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from anyio.abc import SocketStream
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.shim.conftest import ON_THE_SHIMS_LOOP
 from workspace_adapter.port import bind
@@ -52,8 +52,44 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await write(send, 200, {"path": scope["path"]})
 
 
+class ShortCuts:
+    """An application with a short cut that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[bytes, str | None]] = []
+        self.answers: list[Callable[[bytes | None], None]] = []
+        self.short_cuts = {"/short": self.take}
+
+    def take(
+        self, raw: bytes | bytearray, authorization: str | None, answer: Callable[[bytes | None], None]
+    ) -> bool:
+        if raw == b"odd":
+            return False
+        self.taken.append((bytes(raw), authorization))
+        self.answers.append(answer)
+        return True
+
+    async def told(self, number: int) -> Callable[[bytes | None], None]:
+        """Return who waits for an answer, once so many do."""
+        while len(self.answers) < number:
+            await anyio.sleep(0.005)
+        return self.answers[number - 1]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        whole, more = b"", True
+        while more:
+            message = await receive()
+            whole, more = whole + message["body"], message["more_body"]
+        await write(send, 200, {"the long way": whole.decode()[:3]})
+
+
+def posted(body: bytes, *headers: str, path: str = "/short", method: str = "POST") -> bytes:
+    lines = (f"{method} {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
 @asynccontextmanager
-async def connection() -> AsyncIterator[SocketStream]:
+async def connection(app: ASGIApp = app) -> AsyncIterator[SocketStream]:
     with bind("127.0.0.1", 0) as listener:
         server = Server(app, listener, http=Impatient)
         async with anyio.create_task_group() as tasks:
@@ -138,3 +174,60 @@ async def test_who_reads_an_answer_slowly_gets_all_of_it(lost: anyio.Event) -> N
             await anyio.sleep(Impatient.read_time / 8)
         assert anyio.current_time() - began > 2 * Impatient.read_time
         assert not lost.is_set()
+
+
+async def test_a_short_cut_is_given_the_body_and_its_answer_is_the_reply() -> None:
+    app = ShortCuts()
+    async with connection(app) as stream:
+        await stream.send(posted(b"one", "authorization: Bearer b"))
+        (await app.told(1))(b'{"a":1}')
+        reply = await stream.receive()
+        assert reply.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert reply.endswith(b'content-type: application/json\r\ncontent-length: 7\r\n\r\n{"a":1}')
+        assert b"date: " in reply
+        await stream.send(posted(b"two", "connection: close"))
+        (await app.told(2))(b"{}")
+        assert b"connection: close\r\n" in await all_of(stream)
+    assert app.taken == [(b"one", "Bearer b"), (b"two", None)]
+
+
+async def test_what_a_short_cut_does_not_take_goes_the_long_way() -> None:
+    app = ShortCuts()
+    async with connection(app) as stream:
+        for refused in (posted(b"odd"), posted(bytes(1 << 15)), posted(b"get", method="PUT")):
+            await stream.send(refused)
+            assert b"the long way" in await stream.receive()
+        await stream.send(posted(b"one")[:-1])
+        await anyio.sleep(0.05)
+        await stream.send(b"e")
+        assert b'{"the long way":"one"}' in await stream.receive()
+        assert app.taken == []
+        await stream.send(posted(b"two"))
+        (await app.told(1))(None)
+        assert b'{"the long way":"two"}' in await stream.receive()
+
+
+async def test_short_cuts_of_one_connection_are_answered_in_turn() -> None:
+    app = ShortCuts()
+    async with connection(app) as stream:
+        await stream.send(posted(b"one") + posted(b"far", path="/far") + posted(b"two"))
+        first = await app.told(1)
+        await anyio.sleep(0.05)
+        assert [body for body, _ in app.taken] == [b"one"], "the next waits for its turn"
+        first(b'{"n":1}')
+        (await app.told(2))(b'{"n":2}')
+        told = b""
+        while b'{"n":2}' not in told:
+            told += await stream.receive()
+        assert told.index(b'{"n":1}') < told.index(b'"far"') < told.index(b'{"n":2}')
+
+
+async def test_nobody_is_told_an_answer_whose_connection_is_gone() -> None:
+    app = ShortCuts()
+    async with connection(app) as stream:
+        await stream.send(posted(b"one"))
+        answer = await app.told(1)
+        await stream.aclose()
+        await anyio.sleep(0.05)
+        answer(b"{}")
+        answer(None)

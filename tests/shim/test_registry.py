@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -350,6 +352,90 @@ async def test_a_heartbeat_that_a_stop_cuts_off_is_not_taken_for_a_replaced_life
             await cut.wait()
             shim.stop()
         assert told[0].status_code == 503
+
+
+PLAIN = {"workspace_id": "w", "boot_id": "b1", "active_tasks": 2, "runtime_state": "", "state": "serving"}
+
+
+async def taken(shim: FrontOfShim, body: object, bearer: str | None) -> bytes | None:
+    """Send a heartbeat by the short cut; return its reply, ``None`` if it has to go the long way."""
+    answers: list[bytes | None] = []
+    told = anyio.Event()
+
+    def answer(reply: bytes | None) -> None:
+        answers.append(reply)
+        told.set()
+
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    if not shim.take(raw, bearer and f"Bearer {bearer}", answer):
+        return None
+    with anyio.fail_after(10):
+        await told.wait()
+    return answers[0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"uptime_seconds": 1.5, "is_busy": None, "odd": {"a": [1]}},
+        {"runtime_state": "wedged", "runtime_metadata": {"capabilities": {"session": True}}},
+        {"current_task": "übermäßig", "error_rate": 1},
+    ],
+)
+async def test_a_heartbeat_is_answered_and_kept_alike_by_the_short_cut(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    async with front(tmp_path) as shim:
+        token = await known(shim)
+        body = {**PLAIN, **more}
+        raw = json.dumps(body, ensure_ascii=False).encode()
+        reply = await shim.call("POST", "/registry/heartbeat", body, bearer=token)
+        asked = await shim.workspace()
+        assert await taken(shim, raw, token) == reply.content
+        after = await shim.workspace()
+        assert (after.report, after.status, after.active_tasks) == (asked.report, asked.status, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b'"x"', b"\xff", b'{"workspace_id": "w", "active_tasks": 1e999}'),
+        *({**PLAIN, "workspace_id": name} for name in (None, "", 1, "W", "nobody")),
+        *({**PLAIN, "active_tasks": count} for count in (True, -1, 1.5, 1 << 31, 1 << 70)),
+        {**PLAIN, "boot_id": "another"},
+        {**PLAIN, "current_task": "\0"},
+        {**PLAIN, "runtime_metadata": json.loads("{" + '"a":{' * 200 + "}" * 201)},
+    ],
+)
+async def test_with_what_something_is_the_matter_goes_the_long_way(tmp_path: Path, body: object) -> None:
+    async with front(tmp_path) as shim:
+        assert await taken(shim, body, await known(shim)) is None
+
+
+async def test_whose_heartbeat_it_is_counts_on_the_short_cut_too(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token, others = await known(shim), await known(shim, "v")
+        for bearer in (None, "", "guessed", others):
+            assert await taken(shim, PLAIN, bearer) is None
+        assert await taken(shim, PLAIN, token) is not None
+
+
+async def test_a_heartbeat_on_the_short_cut_that_a_stop_cuts_off_hears_of_it(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token = await known(shim)
+        replies: list[bytes | None] = [b"none yet"]
+
+        async def never(beats: object, **more: object) -> dict[str, Any]:
+            await anyio.sleep_forever()
+            return {}
+
+        shim.store.beat = never  # type: ignore[method-assign]
+        assert shim.take(json.dumps(PLAIN).encode(), f"Bearer {token}", lambda reply: replies.append(reply))
+        await anyio.wait_all_tasks_blocked()
+        shim.stop()
+        await anyio.wait_all_tasks_blocked()
+        assert replies[1:] == [None]
 
 
 async def test_heartbeats_that_wait_for_a_write_are_bounded(tmp_path: Path) -> None:

@@ -84,10 +84,6 @@ class Edge:
         except HTTPException as error:
             wrong = Refusal(error.status_code, _WRONG_METHOD, headers=error.headers)
             await self._refuse(wrong, scope, sent, began)
-        except Exception:
-            if not began:
-                await write(send, 500, {"error": "the shim failed; its log says how"})
-            raise
 
     async def _admit(self, scope: Scope) -> None:
         """Find out who asks, and whether it may again."""

@@ -30,10 +30,10 @@ from .deaths import Deaths
 from .delegations import Delegations
 from .dispatcher import Dispatcher
 from .door import Door
-from .edge import HEALTH, Edge
+from .edge import HEALTH, HEARTBEAT, Edge
 from .identity import Identity, mint
 from .operator import Operator
-from .protocol import Protocol
+from .protocol import Protocol, ShortCut
 from .provisioners.command import CommandProvisioner
 from .provisioners.contract import Provisioner
 from .provisioners.docker import DockerProvisioner
@@ -84,14 +84,17 @@ class Front:
         self._app: Edge | None = None
         self.why = "the shim starts"
         """Why nothing is served."""
+        self.short_cuts: dict[str, ShortCut] = {}
 
-    def show(self, app: Edge) -> None:
+    def show(self, app: Edge, short_cuts: Mapping[str, ShortCut]) -> None:
         """Serve from now on."""
         self._app = app
+        self.short_cuts.update(short_cuts)
 
     def shut(self, why: str) -> None:
         """Serve no new request."""
         self._app, self.why = None, why
+        self.short_cuts.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is not None:
@@ -274,7 +277,8 @@ class Shim:
             )
             for room in (dispatcher, sweeper, alerts, registry, waiters, restarts, deaths):
                 rooms.start_soon(room.run)
-            self._front.show(Edge(routes, identity=identity, rates=Rates(settings.rate_limit)))
+            edge = Edge(routes, identity=identity, rates=Rates(settings.rate_limit))
+            self._front.show(edge, {HEARTBEAT: registry.take})
             logger.info("open: %s", self._url, extra={"boot_id": self._boot_id})
             self._serving = True
             await self._stopping.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import anyio
@@ -621,7 +622,7 @@ async def test_beats_are_kept_whole_and_the_last_one_counts(store: Store) -> Non
     beats = [
         Beat(workspace_id="w", boot_id="b1", active_tasks=1),
         Beat(workspace_id="v", boot_id="c1", active_tasks=0, degraded=True),
-        Beat(workspace_id="w", boot_id="b1", active_tasks=2, max_concurrent=4, report={"uptime": 5}),
+        Beat(workspace_id="w", boot_id="b1", active_tasks=2, max_concurrent=4, report='{"uptime": 5}'),
     ]
     assert await store.beat(beats, now=9.0) == {"w": Heard(0, 4, ""), "v": Heard(0, 3, "")}
     workspace, other = await store.workspace("w"), await store.workspace("v")
@@ -630,6 +631,21 @@ async def test_beats_are_kept_whole_and_the_last_one_counts(store: Store) -> Non
     assert (workspace.active_tasks, workspace.max_concurrent, workspace.beat_at) == (2, 4, 9.0)
     assert workspace.report == {"uptime": 5}
     assert (other.status, other.max_concurrent) == (Status.DEGRADED, 3)
+
+
+async def test_thousands_beat_at_once(store: Store) -> None:
+    names = [f"w{number}" for number in range(1_200)]
+    for name in names:
+        await store.create_workspace(name)
+        await store.register(name, url="http://w", boot_id=name)
+    beats = [
+        Beat(workspace_id=name, boot_id=name, active_tasks=number, whole=number % 2 == 0)
+        for number, name in enumerate(names)
+    ]
+    assert set(await store.beat(beats, now=9.0)) == set(names)
+    last = await store.workspace(names[-1])
+    assert last is not None
+    assert (last.active_tasks, last.beat_at) == (1_199, 9.0)
 
 
 async def test_a_beat_counts_only_with_its_workspaces_own_token(store: Store) -> None:
@@ -646,7 +662,9 @@ async def test_a_beat_counts_only_with_its_workspaces_own_token(store: Store) ->
 async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Store) -> None:
     await online(store)
     whole = {"state": "serving", "capabilities": {"retry": True}}
-    await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=0, degraded=True, report=whole)])
+    await store.beat(
+        [Beat(workspace_id="w", boot_id="b1", active_tasks=0, degraded=True, report=json.dumps(whole))]
+    )
     await store.beat(
         [
             Beat(
@@ -654,7 +672,7 @@ async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Store) -> 
                 boot_id="b1",
                 active_tasks=1,
                 degraded=None,
-                report={"state": "draining"},
+                report='{"state": "draining"}',
                 whole=False,
             )
         ]

@@ -72,8 +72,7 @@ class Workspace:
     """The bearer of every call to it. Never logged, never shown."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
+class Beat(NamedTuple):
     """What one heartbeat tells the store."""
 
     workspace_id: str
@@ -83,7 +82,8 @@ class Beat:
     """``None``: not said; what was known stays."""
     degraded: bool | None = False
     """``None``: not said; whether it is stays as it was."""
-    report: Mapping[str, Any] = field(default_factory=dict)
+    report: str = "{}"
+    """The rest, as JSON."""
     whole: bool = True
     """Otherwise members that the report does not have stay as they were."""
     bearer: str | None = None

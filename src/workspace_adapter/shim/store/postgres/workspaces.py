@@ -274,7 +274,7 @@ class Workspaces(Part):
             [beat.active_tasks for beat in last],
             [beat.max_concurrent for beat in last],
             [_REPORTED[beat.degraded] for beat in last],
-            [json.dumps(beat.report) for beat in last],
+            [beat.report for beat in last],
             [beat.whole for beat in last],
             self._rules.depth_cap,
             [beat.bearer for beat in last],
