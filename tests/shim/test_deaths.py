@@ -110,9 +110,10 @@ def test_in_the_end_it_is_given_up_with_the_reason() -> None:
 
 
 @asynccontextmanager
-async def watch(store: SqliteStore, hand: Hand) -> AsyncIterator[Deaths]:
+async def watch(store: SqliteStore, hand: Hand, *, register: bool = True) -> AsyncIterator[Deaths]:
     await store.create_workspace("w", provisioner="hand")
-    await store.register("w", url="http://127.0.0.1:1", boot_id="b")
+    if register:
+        await store.register("w", url="http://127.0.0.1:1", boot_id="b")
     watcher = Deaths(store, {"hand": hand}, interval=0.02)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watcher.run)
@@ -150,6 +151,17 @@ async def test_a_process_that_is_gone_is_revived_though_it_beat_a_moment_ago(sql
         assert found.status is Status.OFFLINE
         await anyio.sleep(0.3)
         assert await asked(sqlite) == [Aim.REVIVE], "one is enough while it is not over"
+
+
+async def test_one_whose_suspicion_died_with_another_life_of_the_shim_is_revived(sqlite: SqliteStore) -> None:
+    hand = Hand()
+    hand.up = False
+    for name in (*(f"a{number}" for number in range(500)), "w"):  # on the second page
+        await sqlite.create_workspace(name, provisioner="hand" if name == "w" else "external")
+        await sqlite.set_status(name, Status.OFFLINE, were=frozenset(Status))
+    async with watch(sqlite, hand, register=False):
+        await until_asked(sqlite)
+        assert await asked(sqlite) == [Aim.REVIVE]
 
 
 async def test_one_flaky_no_is_nothing(sqlite: SqliteStore) -> None:

@@ -115,6 +115,7 @@ class Deaths:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        await self._recall()
         while True:
             self._bell = anyio.Event()
             for provisioner in self._provisioners.values():
@@ -130,6 +131,22 @@ class Deaths:
             else:
                 with anyio.move_on_after(self._interval):
                     await self._bell.wait()
+
+    async def _recall(self) -> None:
+        """Suspect who is offline: whoever did before may have died with that."""
+        after = ""
+        while True:
+            try:
+                page = await self._store.workspaces(after=after)
+            except StoreUnavailable:
+                await anyio.sleep(self._interval)
+                continue
+            if not page:
+                return
+            after = page[-1].id
+            for workspace in page:
+                if workspace.status is Status.OFFLINE and workspace.provisioner in self._provisioners:
+                    self.suspect(workspace.id)
 
     async def _look(self, workspace_id: str, suspect: _Suspect) -> None:
         try:
