@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import resource
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 from pathlib import Path
@@ -72,6 +74,9 @@ _OF_THE_MACHINE = ("PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"
 """What the program that tells an alert gets of the shim's environment."""
 
 _NO_METRICS = "metrics need an extra that is not installed: pip install 'workspace-adapter[metrics]'"
+
+_FILES = 1000
+"""Open files for the store, and for who is not held: heartbeats, and calls that pass through."""
 
 _LOOK = 2.0
 """Seconds in which the store must answer to count as there."""
@@ -363,6 +368,21 @@ def announce(settings: ShimSettings) -> None:
         )
 
 
+def want_files(wanted: int) -> None:
+    """Have the kernel let this process open so many files, as far as it may: a shell gives 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, most), hard))
+    if most < wanted:
+        logger.warning(
+            "this process may open %d files, and SHIM_HELD_LIMIT and SHIM_DISPATCHES may want %d: raise its"
+            " hard limit (ulimit -Hn, LimitNOFILE=), or lower them",
+            most,
+            wanted,
+        )
+
+
 def serve(settings: ShimSettings, listener: socket.socket, environ: MutableMapping[str, str]) -> int:
     """Run the shim until it is told to stop; return the process's exit code.
 
@@ -371,6 +391,7 @@ def serve(settings: ShimSettings, listener: socket.socket, environ: MutableMappi
     for name in ("SHIM_ADMIN_TOKEN", "SHIM_DATABASE_URL"):
         environ.pop(name, None)  # what the shim starts must not have them
     announce(settings)
+    want_files(settings.held_limit + 4 * settings.dispatches + _FILES)
     code = 0
     try:
         anyio.run(_run, settings, listener, environ, backend_options={"use_uvloop": True})

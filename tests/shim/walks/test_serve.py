@@ -92,6 +92,21 @@ async def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) ->
     assert "SHIM_STATE_DIR" in await refused(tmp_path, SHIM_STATE_DIR=str(tmp_path / "file" / "state"))
 
 
+def test_it_may_open_as_many_files_as_it_holds_callers_or_says_that_it_may_not() -> None:
+    code = (
+        "import logging, resource as r, sys; from workspace_adapter.shim.serve import want_files\n"
+        "logging.basicConfig(stream=sys.stdout, format='%(message)s')\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (200, 500))\n"
+        "for wanted in (100, 300, 900): want_files(wanted); print(r.getrlimit(r.RLIMIT_NOFILE))\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
+    ).stdout.splitlines()
+    assert said[:2] == ["(200, 500)", "(300, 500)"]
+    assert said[2].startswith("this process may open 500 files,")
+    assert said[3] == "(500, 500)"
+
+
 async def test_a_misspelt_setting_is_told(tmp_path: Path) -> None:
     async with shim_in(tmp_path, SHIM_HOLD="3") as shim:
         await shim.start()
