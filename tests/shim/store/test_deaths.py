@@ -125,6 +125,33 @@ async def test_a_store_that_another_process_has_open_says_so(tmp_path: Path) -> 
         assert await store.workspaces() == []
 
 
+async def test_a_store_whose_directory_does_not_let_it_write_says_which_setting_is_concerned(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shim.sqlite").mkdir()  # as root too, no file can be opened there
+    with pytest.raises(StoreUnavailable, match=r"unable to open .*SHIM_STATE_DIR.* to write, with room"):
+        async with Place("sqlite", str(tmp_path / "shim.sqlite"), "").open(RULES):
+            pass
+
+
+async def test_a_store_that_is_damaged_says_what_can_be_done(tmp_path: Path) -> None:
+    (tmp_path / "shim.sqlite").write_bytes(b"no database " * 1000)
+    with pytest.raises(StoreUnavailable, match="not a database; stop the shim and put a copy in its place"):
+        async with Place("sqlite", str(tmp_path / "shim.sqlite"), "").open(RULES):
+            pass
+
+
+async def test_the_file_of_the_store_is_readable_by_its_user_alone(tmp_path: Path) -> None:
+    """It holds the workspaces' secrets; a state directory that was there before may be open to others."""
+    tmp_path.chmod(0o755)
+    async with Place("sqlite", str(tmp_path / "shim.sqlite"), "").open(RULES) as store:
+        await online(store)
+        assert {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {
+            "shim.sqlite": "0o600",
+            "shim.sqlite-wal": "0o600",
+        }
+
+
 async def test_verbs_wait_out_a_crash_of_the_database() -> None:
     require(programs() is not None, "PostgreSQL (apt install postgresql)")
     server = Postgres()

@@ -148,7 +148,7 @@ class Writer:
             try:
                 connection = self._connect()
             except (sqlite3.Error, OSError) as error:
-                self._tell(self._deliver, [_Answer(self._opened, error=self._unavailable(str(error)))], None)
+                self._tell(self._deliver, [_Answer(self._opened, error=self._failed(error))], None)
                 return
             except WorkspaceAdapterError as error:
                 self._tell(self._deliver, [_Answer(self._opened, error=error)], None)
@@ -170,6 +170,7 @@ class Writer:
             self._tell(self._ended.set)
 
     def _connect(self) -> sqlite3.Connection:
+        self._path.touch(mode=0o600)  # it holds secrets, and SQLite gives its other files the same rights
         connection = sqlite3.connect(self._path, isolation_level=None, timeout=0)
         try:
             connection.row_factory = sqlite3.Row
@@ -207,7 +208,7 @@ class Writer:
             if connection.in_transaction:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
-            answers = [_Answer(w.future, error=self._unavailable(str(error))) for w in batch]
+            answers = [_Answer(w.future, error=self._failed(error)) for w in batch]
             transaction = None
         self._tell(self._deliver, answers, transaction)
 
@@ -224,9 +225,17 @@ class Writer:
         execute("RELEASE request")
         return answer
 
-    def _unavailable(self, why: str) -> StoreUnavailable:
+    def _failed(self, error: sqlite3.Error | OSError) -> StoreUnavailable:
+        why = str(error.strerror if isinstance(error, OSError) else error)
         if "locked" in why:
             why = "another process has it open; several replicas need PostgreSQL (SHIM_DATABASE_URL)"
+        elif "not a database" in why or "malformed" in why:
+            why = f"{why}; stop the shim and put a copy in its place, or move it away to begin with nothing"
+        else:
+            why = f"{why}; SHIM_STATE_DIR must be this user's to write, with room on its disk"
+        return self._unavailable(why)
+
+    def _unavailable(self, why: str) -> StoreUnavailable:
         return StoreUnavailable(f"{self._path} cannot be used: {why}. Nothing was acknowledged")
 
     def _tell(self, callback: Callable[..., None], *values: object) -> None:
