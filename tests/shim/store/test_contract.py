@@ -633,6 +633,18 @@ async def test_beats_are_kept_whole_and_the_last_one_counts(store: Store) -> Non
     assert (other.status, other.max_concurrent) == (Status.DEGRADED, 3)
 
 
+async def test_a_new_life_gets_at_once_what_the_one_before_was_cut_off_from(store: Store) -> None:
+    await online(store)
+    cut, _ = await sent(store, "cut", "failed")
+    for lease in await store.claim("w", "o", now=30.0):
+        assert await settle(store, lease, replace(LATER, taken=lease.id == cut))
+    assert await store.register("w", url="http://w", boot_id="b1", now=31.0)
+    assert await store.claim("w", "o", now=31.0) == []
+    assert await store.register("w", url="http://w", boot_id="b2", now=31.0)
+    (again,) = await store.claim("w", "o", now=31.0)
+    assert (again.id, again.strikes) == (cut, 1)
+
+
 async def test_thousands_beat_at_once(store: Store) -> None:
     names = [f"w{number}" for number in range(1_200)]
     for name in names:

@@ -398,7 +398,8 @@ class Queue(Protocol):
         """Take a registration; return whether it counts.
 
         One of a life that was replaced changes nothing, nor one of a workspace that is paused. Any other
-        workspace is ``online`` by it.
+        workspace is ``online`` by it. A life that is new waits for nobody: what the one before was cut off
+        from is due at once.
 
         Raises:
             UnknownWorkspace: there is none, or it was removed.

@@ -153,6 +153,11 @@ class Workspaces(Part):
                 )
                 if new:
                     await connection.execute(
+                        "UPDATE a2a_queue SET state = 'queued', due_at = NULL"
+                        " WHERE workspace_id = $1 AND state = 'delayed' AND taken",
+                        workspace_id,
+                    )
+                    await connection.execute(
                         f"UPDATE vitals SET active_tasks = 0, hold_until = 0, beat_at = {NOW}"
                         " WHERE workspace_id = $2",
                         now,

@@ -144,6 +144,11 @@ class Workspaces(Part):
             )
             if new:
                 transaction.change(
+                    "UPDATE a2a_queue SET state = 'queued', due_at = NULL"
+                    " WHERE workspace_id = ? AND state = 'delayed' AND taken",
+                    workspace_id,
+                )
+                transaction.change(
                     "UPDATE vitals SET active_tasks = 0, hold_until = 0, beat_at = ? WHERE workspace_id = ?",
                     at,
                     workspace_id,
