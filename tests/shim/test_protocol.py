@@ -94,10 +94,12 @@ async def connection(app: ASGIApp = app) -> AsyncIterator[SocketStream]:
         server = Server(app, listener, http=Impatient)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.run)
-            with anyio.fail_after(DEADLINE):
-                async with await anyio.connect_tcp(*listener.getsockname()) as stream:
-                    yield stream
-            await server.end()
+            try:
+                with anyio.fail_after(DEADLINE):
+                    async with await anyio.connect_tcp(*listener.getsockname()) as stream:
+                        yield stream
+            finally:
+                await server.end()
 
 
 async def all_of(stream: SocketStream) -> bytes:
@@ -220,6 +222,17 @@ async def test_short_cuts_of_one_connection_are_answered_in_turn() -> None:
         while b'{"n":2}' not in told:
             told += await stream.receive()
         assert told.index(b'{"n":1}') < told.index(b'"far"') < told.index(b'{"n":2}')
+
+
+@ON_THE_SHIMS_LOOP
+async def test_nobody_is_told_an_answer_when_the_connection_was_ended_for_what_came_behind() -> None:
+    app = ShortCuts()
+    async with connection(app) as stream:
+        await stream.send(posted(b"one") + posted(b"two") + b"hello\r\n\r\n")
+        assert (await all_of(stream)).startswith(b"HTTP/1.1 400")
+        assert [body for body, _ in app.taken] == [b"one"]
+        for body in (b"{}", None):
+            app.answers[0](body)
 
 
 async def test_nobody_is_told_an_answer_whose_connection_is_gone() -> None:

@@ -127,7 +127,8 @@ class Protocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _answer(self, cycle: RequestResponseCycle, app: Any, body: bytes | None) -> None:
-        if cycle.disconnected:
+        # The first of several requests is not told that its connection is gone: only the last one is.
+        if cycle.disconnected or self.transport.is_closing():
             return
         if body is None:
             super()._start_asgi_task(cycle, app)
