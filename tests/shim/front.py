@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,8 @@ class FrontOfShim:
     """Ends what runs behind the routes, as a stop of the shim does."""
     take: ShortCut
     """The short cut for heartbeats."""
+    heartbeats: Mapping[str, int]
+    """How many came, by what came of them."""
     rung: list[str] = field(default_factory=list)
     registered: list[str] = field(default_factory=list)
 
@@ -121,5 +123,5 @@ async def front(
         rooms.start_soon(run)
         transport = httpx.ASGITransport(app=edge)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
-            yield FrontOfShim(client, kept, life.cancel, registry.take, rung, registered)
+            yield FrontOfShim(client, kept, life.cancel, registry.take, registry.heartbeats, rung, registered)
         rooms.cancel_scope.cancel()

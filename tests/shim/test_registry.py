@@ -332,6 +332,44 @@ async def test_a_forged_heartbeat_takes_no_true_ones_place_and_hears_nothing(tmp
         assert (await shim.workspace()).active_tasks == 1
 
 
+async def test_two_lives_that_beat_at_once_hear_each_its_own_answer(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token = await known(shim)
+        await shim.register(boot="b2", bearer=token)
+        told: list[tuple[str, int]] = []
+
+        async def beat(boot: str) -> None:
+            told.append((boot, (await shim.beat(token, boot=boot)).status_code))
+
+        async with anyio.create_task_group() as tasks:
+            for boot in ("b1", "b2", "b1", "b2"):
+                tasks.start_soon(beat, boot)
+
+        assert sorted(told) == [("b1", 409), ("b1", 409), ("b2", 200), ("b2", 200)]
+        assert shim.heartbeats == {"ok": 2, "refused": 2}
+
+
+async def test_nothing_is_lost_of_two_partial_heartbeats_that_come_at_once(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token = await known(shim)
+        partial = {"workspace_id": "w", "boot_id": "b1"}
+
+        async def beat(more: dict[str, str]) -> None:
+            assert (
+                await taken(shim, partial | more, token)
+                or (await shim.call("POST", "/registry/heartbeat", partial | more, bearer=token)).is_success
+            )
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(beat, {"runtime_state": "wedged"})
+            tasks.start_soon(beat, {"current_task": "a turn"})
+
+        workspace = await shim.workspace()
+        assert workspace.report == {"runtime_state": "wedged", "current_task": "a turn"}
+        assert workspace.status is Status.DEGRADED
+        assert shim.heartbeats["ok"] == 2
+
+
 async def test_a_heartbeat_that_a_stop_cuts_off_is_not_taken_for_a_replaced_lifes(tmp_path: Path) -> None:
     async with front(tmp_path) as shim:
         token = await known(shim)

@@ -80,12 +80,13 @@ class _Batch:
         self.done = anyio.Event()
 
     def admits(self, beat: Beat) -> bool:
-        """Whether it may go with the others.
+        """Whether it may go with the others, in the place of an earlier one of its workspace.
 
-        One that somebody else sent in a workspace's name must neither take its place nor hear its answer.
+        What somebody else or another life sent in a workspace's name must neither take its place nor
+        hear its answer, and what says a part only takes back nothing of what was said.
         """
         other = self.beats.get(beat.workspace_id)
-        return other is None or other.bearer == beat.bearer
+        return other is None or (beat.whole and (other.bearer, other.boot_id) == (beat.bearer, beat.boot_id))
 
     def is_full(self, size: int) -> bool:
         """Whether so many bytes more are too many."""
@@ -139,7 +140,6 @@ class Registry:
                 batch.error = error
             finally:
                 heard = batch.heard or {}
-                self.heartbeats["ok"] += len(heard)
                 batch.done.set()
                 for beat, answer in batch.answers:
                     found = heard.get(beat.workspace_id)
@@ -196,6 +196,7 @@ class Registry:
 
     def _counted(self, beat: Beat, heard: Heard) -> bytes:
         """Return the reply to a heartbeat that was written."""
+        self.heartbeats["ok"] += 1
         if heard.waiting and beat.active_tasks < min(NO_ROOM, heard.max_concurrent):
             self._rings(beat.workspace_id)
         return _reply(heard)
