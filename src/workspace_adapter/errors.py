@@ -133,7 +133,9 @@ class QueueFull(Refused):
     """As many messages wait for this workspace as may; the text names the limit."""
 
     def __init__(self, depth: int) -> None:
-        super().__init__(f"{depth} messages wait for this workspace, which is its limit; try again later")
+        super().__init__(
+            f"{depth} messages wait for this workspace, as many as may (SHIM_QUEUE_LIMIT): ask later"
+        )
         self.depth = depth
         """Messages that wait."""
 

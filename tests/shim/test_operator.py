@@ -10,6 +10,7 @@ import pytest
 
 from tests.shim.front import ADMIN, FrontOfShim, front
 from workspace_adapter.queueing import State, Verdict
+from workspace_adapter.shim.provisioners.contract import common_problems
 from workspace_adapter.shim.store.contract import Answer, Message, Settlement, Status
 
 
@@ -101,6 +102,15 @@ async def test_a_workspace_whose_card_has_no_readable_name_is_called_by_its_id(t
 
         assert (await shim.call("GET", "/workspaces/w")).json()["name"] == "w"
         assert (await shim.call("GET", "/registry/discover/w")).json()["name"] == "w"
+
+
+async def test_what_is_refused_of_a_workspace_says_what_would_do(tmp_path: Path) -> None:
+    async with front(tmp_path, admin_token=ADMIN) as shim:
+        answer = await shim.call("POST", "/workspaces", {"id": "w", "provisioner": "command"}, bearer=ADMIN)
+        assert "command needs SHIM_PROVISIONER_COMMAND" in answer.json()["error"]
+    assert common_problems({"environment": {}}, frozenset()) == [
+        "spec has no member environment; known are environ, files, inherit"
+    ]
 
 
 async def test_a_workspace_with_a_provisioner_is_started(tmp_path: Path) -> None:

@@ -466,6 +466,17 @@ async def test_what_is_paused_stays_so_until_it_is_resumed(house: House, aim: Ai
     assert len(house.signals) == 1
 
 
+async def test_a_pause_that_could_not_stop_is_made_good_by_the_next(house: House) -> None:
+    house.hand.fails["stop"] = 4
+    assert (await house.do(Aim.PAUSE)).step is Step.FAILED
+    assert (await house.status(), house.hand.up) == (Status.PAUSED, True)
+
+    assert (await house.do(Aim.PAUSE)).notes["because"] == "it is paused"
+    assert house.hand.up is False
+    assert (await house.do(Aim.PAUSE)).notes["because"] == "it is paused already"
+    assert house.hand.done == ["stop"] * 5
+
+
 async def test_what_is_removed_is_gone_for_every_cycle_that_waited(house: House) -> None:
     async def asked_meanwhile() -> None:
         await house.store.ask_cycle("w", Aim.RESTART, "too late")

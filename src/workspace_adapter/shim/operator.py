@@ -92,7 +92,8 @@ class Operator:
             raise Refusal(400, "id must be lower-case letters, digits and dashes, at most 128")
         provisioner = given.get("provisioner", EXTERNAL)
         if not isinstance(provisioner, str) or provisioner not in self._provisioners:
-            raise Refusal(400, f"provisioner must be one of {', '.join(sorted(self._provisioners))}")
+            missing = "" if "command" in self._provisioners else "; command needs SHIM_PROVISIONER_COMMAND"
+            raise Refusal(400, f"provisioner must be one of {', '.join(sorted(self._provisioners))}{missing}")
         most = _concurrency(given.get("max_concurrent_tasks", 1))
         spec = _spec(given.get("spec", {}), self._provisioners[provisioner])
         secret = secrets.token_urlsafe(32)

@@ -225,7 +225,11 @@ class Restarts:
         dormant = workspace.status in DORMANT
         match cycle.aim:
             case Aim.PAUSE:
-                if dormant:
+                # A pause whose stop failed has left it running: the next one must stop it.
+                stopped = isinstance(provisioner, ExternalProvisioner) or (
+                    dormant and await provisioner.running(workspace) is False
+                )
+                if dormant and stopped:
                     return _done("it is paused already")
                 await self._store.set_status(workspace.id, Status.PAUSED, were=_AWAKE, of=cycle)
             case Aim.RESUME:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 from workspace_adapter.errors import ProvisionerError
@@ -69,6 +72,26 @@ async def test_a_program_that_hangs_is_ended_with_its_children(
         await script("sleep 300 & echo $! >child; wait").stop(workspace(), 0.0)
     child = Path("/proc") / (tmp_path / "child").read_text().strip()
     assert not child.exists() or ") Z" in (child / "stat").read_text()
+
+
+async def test_what_a_program_starts_in_the_background_goes_on_without_it(
+    script: Script, workspace: Make, tmp_path: Path
+) -> None:
+    """It has the program's standard error still, where nobody sent that elsewhere."""
+    ours = script("sleep 300 & echo $! >child; echo it starts >&2; exit $(cat code 2>/dev/null || echo 0)")
+    try:
+        with anyio.fail_after(10):
+            await ours.start(workspace(), {}, {})
+        child = int((tmp_path / "child").read_text())
+        assert ") S" in Path(f"/proc/{child}/stat").read_text()
+    finally:
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+    (tmp_path / "code").write_text("3")
+    try:
+        with pytest.raises(ProvisionerError, match="exited with 3: it starts"):
+            await ours.start(workspace(), {}, {})
+    finally:
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
 
 async def test_a_program_that_is_not_there_names_the_setting(workspace: Make) -> None:

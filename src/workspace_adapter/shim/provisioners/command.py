@@ -26,6 +26,9 @@ _YES, _NO = 0, 1
 _SAID = 2000
 """Bytes of what a program says that are told."""
 
+_REST = 0.5
+"""Seconds for the rest of it, once the program has ended."""
+
 
 class CommandProvisioner:
     """Runs ``PROGRAM VERB WORKSPACE-ID`` with JSON on standard input.
@@ -98,26 +101,44 @@ class CommandProvisioner:
             ) from None
         assert process.stdin is not None
         assert process.stderr is not None
+        said = _Said()
         try:
             with anyio.fail_after(limit):
-                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # it need not read
-                    await process.stdin.send(json.dumps(about).encode())
-                    await process.stdin.aclose()
-                said = await _end_of(process.stderr)
-                return await process.wait(), said
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(said.read, process.stderr)
+                    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # it need not read
+                        await process.stdin.send(json.dumps(about).encode())
+                        await process.stdin.aclose()
+                    code = await process.wait()
+                    # What it started goes on, and may have its standard error still.
+                    with anyio.move_on_after(_REST):
+                        await said.all.wait()
+                    tasks.cancel_scope.cancel()
+                return code, said.text
         except TimeoutError:
             raise ProvisionerError(
                 f"`{self._program} {verb} {workspace.id}` took longer than {limit:g} s, and was ended"
             ) from None
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             with anyio.CancelScope(shield=True):
                 await process.aclose()
 
 
-async def _end_of(stream: ByteReceiveStream) -> str:
-    said = b""
-    async for more in stream:
-        said = (said + more)[-_SAID:]
-    return said.decode(errors="replace").strip()
+class _Said:
+    """The end of what a program says."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self.all = anyio.Event()
+
+    @property
+    def text(self) -> str:
+        return self._bytes.decode(errors="replace").strip()
+
+    async def read(self, stream: ByteReceiveStream) -> None:
+        async for more in stream:
+            self._bytes = (self._bytes + more)[-_SAID:]
+        self.all.set()

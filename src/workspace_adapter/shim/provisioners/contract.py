@@ -65,8 +65,9 @@ def common_problems(spec: Mapping[str, Any], known: frozenset[str] | None) -> li
     """
     problems = []
     unknown = sorted(set(spec) - (known | _COMMON)) if known is not None else []
-    if unknown:
-        problems.append(f"spec has no member {', '.join(unknown)}")
+    if known is not None and unknown:
+        members = ", ".join(sorted(known | _COMMON))
+        problems.append(f"spec has no member {', '.join(unknown)}; known are {members}")
     environ = spec.get("environ", {})
     if not isinstance(environ, Mapping) or not all(
         isinstance(name, str) and isinstance(value, str) and _NAME.fullmatch(name) and "\0" not in value
