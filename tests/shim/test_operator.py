@@ -297,9 +297,13 @@ async def test_dead_letters_are_the_operators_to_see(tmp_path: Path) -> None:
         await shim.store.register("w", url="http://w", boot_id="b")
         (lease,) = await shim.store.claim("w", "o")
         given_up = Verdict(state=State.FAILED, because="in vain", strike=True)
-        await shim.store.settle(Settlement(lease=lease, verdict=given_up))
+        last = Answer(status=500, body=b'{"error": "the model is away"}')
+        await shim.store.settle(Settlement(lease=lease, verdict=given_up, answer=last))
         (letter,) = (await shim.call("GET", "/dead-letters", bearer=ADMIN)).json()
         assert (letter["workspace_id"], letter["status"], letter["last_error"]) == ("w", "failed", "in vain")
+        at = f"/workspaces/w/a2a/queue/{letter['queue_id']}"
+        whole = (await shim.call("GET", at, bearer=ADMIN)).json()
+        assert (whole["response_status"], whole["response_body"]) == (500, {"error": "the model is away"})
 
 
 async def test_a_peer_is_found_at_the_shim_itself(tmp_path: Path) -> None:

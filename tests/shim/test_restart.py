@@ -23,7 +23,7 @@ from workspace_adapter.shim.address import Addresses
 from workspace_adapter.shim.identity import CONTAINER
 from workspace_adapter.shim.ranges import THIS_MACHINE_TOO
 from workspace_adapter.shim.restart import Restarts, Times
-from workspace_adapter.shim.store.contract import OVER, Aim, Cycle, Message, Status, Step
+from workspace_adapter.shim.store.contract import OVER, Aim, Beat, Cycle, Message, Status, Step
 from workspace_adapter.shim.store.sqlite import SqliteStore
 from workspace_adapter.shim.upstream import Upstream
 
@@ -518,6 +518,23 @@ async def test_an_external_workspace_is_signalled_and_never_stopped(sqlite: Sqli
             await anyio.sleep(0.005)
         await house.new_life()
         assert (await house.over(cycle)).notes["because"] == "a new life registered"
+
+
+async def test_an_external_workspace_that_was_paused_is_sent_messages_with_its_next_beat(
+    sqlite: SqliteStore,
+) -> None:
+    """Nobody stopped it, so no new life is to be waited for."""
+    async with opened(sqlite, provisioner="external", drain=60.0, start=60.0) as house:
+        await house.do(Aim.PAUSE)
+        cycle, _ = await house.store.ask_cycle("w", Aim.RESUME, "a test")
+        while await house.status() is Status.PAUSED:
+            await anyio.sleep(0.005)
+        await house.store.beat([Beat("w", "boot-1", 0)])
+        with anyio.fail_after(5):
+            assert (await house.over(cycle)).step is Step.DONE
+        workspace = await house.store.workspace("w")
+        assert workspace is not None
+        assert (workspace.status, workspace.restarting) == (Status.ONLINE, False)
 
 
 async def test_a_dead_one_is_revived_without_signal_and_stop(house: House) -> None:

@@ -400,7 +400,7 @@ def _peer(workspace: Workspace, address: str) -> dict[str, Any]:
 def item_shown(item: Item) -> dict[str, Any]:
     """Return a queue item as the existing platform shows one, in our words beside its own."""
     answer: Any = None
-    if item.answer is not None and item.state is State.COMPLETED:
+    if item.answer is not None and item.state in (State.COMPLETED, State.FAILED):
         try:
             answer = json.loads(item.answer.body)
         except ValueError:

@@ -321,6 +321,8 @@ class Restarts:
     async def _start(self, cycle: Cycle, workspace: Workspace, provisioner: Provisioner) -> _Move:
         if cycle.aim is Aim.RESUME:
             await self._store.set_status(workspace.id, Status.PROVISIONING, were={Status.PAUSED}, of=cycle)
+            if isinstance(provisioner, ExternalProvisioner):
+                return _done("nobody stopped it: it is sent messages again with its next beat")
         # What runs was started by whoever had the cycle before, and may have registered already.
         if isinstance(provisioner, ExternalProvisioner) or await provisioner.running(workspace):
             return _Move(Step.WAIT)
