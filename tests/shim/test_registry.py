@@ -392,6 +392,30 @@ async def test_a_heartbeat_that_a_stop_cuts_off_is_not_taken_for_a_replaced_life
         assert told[0].status_code == 503
 
 
+async def test_heartbeats_that_wait_for_a_write_when_the_stop_comes_hear_of_it(tmp_path: Path) -> None:
+    async with front(tmp_path) as shim:
+        token = await known(shim)
+        told: list[int | bytes | None] = []
+
+        async def never(beats, **more):  # type: ignore[no-untyped-def]
+            await anyio.sleep_forever()
+
+        async def beat(boot: str) -> None:
+            told.append((await shim.beat(token, boot=boot)).status_code)
+
+        shim.store.beat = never  # type: ignore[method-assign]
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(beat, "b1")
+                await anyio.wait_all_tasks_blocked()  # in the write; what follows is to go into the next
+                assert shim.take(json.dumps(PLAIN).encode(), f"Bearer {token}", told.append)
+                tasks.start_soon(beat, "b1")
+                tasks.start_soon(beat, "b2")
+                await anyio.wait_all_tasks_blocked()
+                shim.stop()
+        assert sorted(told, key=str) == [503, 503, 503, None]
+
+
 PLAIN = {"workspace_id": "w", "boot_id": "b1", "active_tasks": 2, "runtime_state": "", "state": "serving"}
 
 

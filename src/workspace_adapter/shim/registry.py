@@ -130,22 +130,29 @@ class Registry:
 
     async def run(self) -> None:
         """Write heartbeats until cancelled."""
-        while True:
-            await self._more.wait()
-            self._more = anyio.Event()
-            batch, self._next = self._next, _Batch()
-            try:
-                batch.heard = await self._store.beat(list(batch.beats.values()))
-            except StoreUnavailable as error:
-                batch.error = error
-            finally:
-                heard = batch.heard or {}
-                batch.done.set()
-                for beat, answer in batch.answers:
-                    found = heard.get(beat.workspace_id)
-                    answer(None if found is None else self._counted(beat, found))
-            # Under load a write waits for company: each costs as much as a dozen heartbeats.
-            await anyio.sleep(_GAP)
+        try:
+            while True:
+                await self._more.wait()
+                self._more = anyio.Event()
+                batch, self._next = self._next, _Batch()
+                try:
+                    batch.heard = await self._store.beat(list(batch.beats.values()))
+                except StoreUnavailable as error:
+                    batch.error = error
+                finally:
+                    self._tell(batch)
+                # Under load a write waits for company: each costs as much as a dozen heartbeats.
+                await anyio.sleep(_GAP)
+        finally:
+            self._tell(self._next)
+
+    def _tell(self, batch: _Batch) -> None:
+        """Have everybody who waits for a write hear what came of it."""
+        batch.done.set()
+        heard = batch.heard or {}
+        for beat, answer in batch.answers:
+            found = heard.get(beat.workspace_id)
+            answer(None if found is None else self._counted(beat, found))
 
     def take(self, raw: bytes | bytearray, authorization: str | None, answer: Answer) -> bool:
         """Take a heartbeat with which nothing is the matter, for much less than a request costs.
@@ -176,7 +183,7 @@ class Registry:
         if bearer is None:
             raise Refusal(401, "missing workspace auth token")
         beat = beat_of(body, digest(bearer))
-        while not (batch := self._next).admits(beat):
+        while not ((batch := self._next).admits(beat) or batch.done.is_set()):
             await batch.done.wait()
         if batch.is_full(len(raw)):
             raise Refusal(503, "too many heartbeats at once", retry_after=1)
