@@ -10,6 +10,7 @@ import asyncpg
 
 from ....errors import UnknownWorkspace
 from ..contract import OVER, Aim, Cycle, Step
+from ..rows import cycle_of
 from .part import NOW, Part
 
 _ASK = f"""
@@ -58,7 +59,7 @@ class Cycles(Part):
         if row is None:
             raise UnknownWorkspace(f"there is no workspace {workspace_id}")
         self._tell(cycle=[workspace_id])
-        return _cycle(row), row["requests"] == 1
+        return cycle_of(row), row["requests"] == 1
 
     async def claim_cycle(self, owner: str, *, now: float | None = None) -> Cycle | None:
         self._claimed += 1
@@ -79,7 +80,7 @@ class Cycles(Part):
             return row
 
         row = await self._run(claim)
-        return None if row is None else _cycle(row)
+        return None if row is None else cycle_of(row)
 
     async def advance_cycle(
         self,
@@ -123,7 +124,7 @@ class Cycles(Part):
             return None
         if step in OVER:
             self._tell(cycle=[cycle.workspace_id])
-        return _cycle(row)
+        return cycle_of(row)
 
     async def renew_cycle(self, cycle: Cycle, *, now: float | None = None) -> bool:
         row = await self._one(
@@ -150,18 +151,10 @@ class Cycles(Part):
 
     async def cycle(self, cycle_id: int) -> Cycle | None:
         row = await self._one("SELECT * FROM cycles WHERE id = $1", cycle_id)
-        return None if row is None else _cycle(row)
+        return None if row is None else cycle_of(row)
 
     async def cycles(self, workspace_id: str, *, most: int = 50) -> list[Cycle]:
         rows = await self._all(
             "SELECT * FROM cycles WHERE workspace_id = $1 ORDER BY id DESC LIMIT $2", workspace_id, most
         )
-        return [_cycle(row) for row in rows]
-
-
-def _cycle(row: asyncpg.Record) -> Cycle:
-    values = dict(row)
-    del values["lease_until"]
-    return Cycle(
-        **(values | {"aim": Aim(row["aim"]), "step": Step(row["step"]), "notes": json.loads(row["notes"])})
-    )
+        return [cycle_of(row) for row in rows]

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import asyncpg
-
 from ....errors import UnknownWorkspace
 from ..contract import Activity, Delegation
+from ..rows import activity_of, delegation_of
 from .part import NOW, Part
 
 # The workspace's row is locked before the number is taken: so of one workspace, numbers are committed
@@ -85,7 +84,7 @@ class Log(Part):
             f" WHERE {' AND '.join(where)} ORDER BY seq {order} LIMIT $2",
             *values,
         )
-        return [Activity(**(dict(row) | {"entry": json.loads(row["entry"])})) for row in rows]
+        return [activity_of(row) for row in rows]
 
     async def acknowledge(self, workspace_id: str, seq: int) -> int:
         row = await self._one(
@@ -122,7 +121,7 @@ class Log(Part):
         )
         row = made or await self._one("SELECT * FROM delegations WHERE id = $1", delegation_id)
         assert row is not None
-        return _delegation(row), made is not None
+        return delegation_of(row), made is not None
 
     async def report_delegation(
         self,
@@ -152,10 +151,10 @@ class Log(Part):
             source_id,
             most,
         )
-        return [_delegation(row) for row in rows]
+        return [delegation_of(row) for row in rows]
 
     async def untold(self, source_id: str, *, most: int = 50) -> list[Delegation]:
-        return [_delegation(row) for row in await self._all(_UNTOLD, source_id, most)]
+        return [delegation_of(row) for row in await self._all(_UNTOLD, source_id, most)]
 
     async def tell(
         self, delegation_id: str, activity_type: str, entry: Mapping[str, Any], *, now: float | None = None
@@ -166,9 +165,3 @@ class Log(Part):
 def _told(entry: Mapping[str, Any]) -> tuple[str, bool]:
     """Return an entry as it is kept, with whether an agent is its source."""
     return json.dumps(dict(entry)), bool(entry.get("source_id"))
-
-
-def _delegation(row: asyncpg.Record) -> Delegation:
-    values = dict(row)
-    del values["told"]
-    return Delegation(**values)

@@ -6,7 +6,6 @@ repeat, so one whose connection was cut is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import asyncpg
 from .... import queueing
 from ....queueing import DROPPABLE, ENDED, REPLAYABLE, WAITING, State
 from ..contract import REACHABLE, Answer, Counts, Item, Lease, Settlement, Status, Stranded
+from ..rows import item_of, lease_of
 from .enqueue import REQUEUE
 from .gathered import Gathered
 from .part import DEPTH, LIVE, NOW, Part, among
@@ -182,7 +182,7 @@ class Queue(Part):
 
         with anyio.CancelScope(shield=True):
             rows = await self._run(claim)
-        return [_lease(row) for row in rows]
+        return [lease_of(row) for row in rows]
 
     async def renew(self, leases: Sequence[Lease], *, now: float | None = None) -> set[int]:
         async def renew(connection: Any) -> list[asyncpg.Record]:
@@ -332,7 +332,7 @@ class Queue(Part):
         if row is None:
             return None
         status = row["answer_status"]
-        return _item(row, None if status is None else Answer(status=status, body=row["answer"]))
+        return item_of(row, None if status is None else Answer(status=status, body=row["answer"]))
 
     async def ended(self, item_ids: Collection[int]) -> set[int]:
         rows = await self._all(
@@ -354,7 +354,7 @@ class Queue(Part):
             None if state is None else str(state),
             most,
         )
-        return [_item(row, None) for row in rows]
+        return [item_of(row, None) for row in rows]
 
     async def dead_letters(self, *, after: int = 0, most: int = 100) -> list[Item]:
         rows = await self._all(
@@ -362,7 +362,7 @@ class Queue(Part):
             after,
             most,
         )
-        return [_item(row, None) for row in rows]
+        return [item_of(row, None) for row in rows]
 
     async def replay(self, item_id: int, *, now: float | None = None) -> bool:
         row = await self._one(
@@ -425,30 +425,3 @@ class Queue(Part):
 
 
 _ITEM_GONE = "NOT EXISTS (SELECT FROM a2a_queue WHERE a2a_queue.id = item_id)"
-
-
-def _lease(row: asyncpg.Record) -> Lease:
-    return Lease(
-        id=row["id"],
-        attempt=row["attempt"],
-        owner=row["lease_owner"],
-        workspace_id=row["workspace_id"],
-        turn_key=row["turn_key"],
-        context_id=row["context_id"],
-        caller=row["caller"],
-        method=row["method"],
-        body=row["body"],
-        headers={} if row["headers"] == "{}" else json.loads(row["headers"]),
-        strikes=row["strikes"],
-        lapses=row["lapses"],
-        taken=row["taken"],
-        enqueued_at=row["enqueued_at"],
-        cursor=row["cursor"],
-    )
-
-
-def _item(row: asyncpg.Record, answer: Answer | None) -> Item:
-    values = dict(row)
-    values.pop("answer_status", None)
-    values.pop("answer", None)
-    return Item(**(values | {"state": State(row["state"]), "answer": answer}))

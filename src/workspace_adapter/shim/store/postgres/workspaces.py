@@ -6,11 +6,10 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import asyncpg
-
 from .... import queueing
 from ....errors import UnknownWorkspace
 from ..contract import DORMANT, LIVES, REACHABLE, Beat, Cycle, Heard, Role, Status, Token, Workspace
+from ..rows import token_of, workspace_of
 from .part import DEPTH, LIVE, NOW, Part, among, holds
 
 _WORKSPACES = "SELECT * FROM workspaces AS w JOIN vitals AS v ON v.workspace_id = w.id"
@@ -101,11 +100,11 @@ class Workspaces(Part):
 
     async def workspace(self, workspace_id: str) -> Workspace | None:
         row = await self._one(f"{_WORKSPACES} WHERE w.id = $1", workspace_id)
-        return None if row is None else _workspace(row)
+        return None if row is None else workspace_of(row)
 
     async def workspaces(self, *, after: str = "", most: int = 500) -> list[Workspace]:
         found = f"{_WORKSPACES} WHERE status <> 'removed' AND w.id > $1 ORDER BY w.id LIMIT $2"
-        return [_workspace(row) for row in await self._all(found, after, most)]
+        return [workspace_of(row) for row in await self._all(found, after, most)]
 
     async def register(
         self,
@@ -326,7 +325,7 @@ class Workspaces(Part):
 
     async def tokens(self, digests: Collection[str]) -> dict[str, Token]:
         rows = await self._all("SELECT * FROM tokens WHERE digest = ANY ($1::text[])", list(digests))
-        return {row["digest"]: _token(row) for row in rows}
+        return {row["digest"]: token_of(row) for row in rows}
 
     async def tokens_of(self, workspace_id: str | None) -> list[Token]:
         # "IS NOT DISTINCT FROM" would use no index.
@@ -334,31 +333,7 @@ class Workspaces(Part):
         rows = await self._all(
             f"SELECT * FROM tokens WHERE workspace_id {whose} ORDER BY created_at, digest", *values
         )
-        return [_token(row) for row in rows]
+        return [token_of(row) for row in rows]
 
     async def revoke_token(self, digest: str) -> bool:
         return await self._one("DELETE FROM tokens WHERE digest = $1 RETURNING true", digest) is not None
-
-
-def _workspace(row: asyncpg.Record) -> Workspace:
-    return Workspace(
-        id=row["id"],
-        status=Status(row["status"]),
-        url=row["url"],
-        boot_id=row["boot_id"],
-        restarting=row["restarting"],
-        card=None if row["card"] is None else json.loads(row["card"]),
-        created_at=row["created_at"],
-        beat_at=row["beat_at"],
-        active_tasks=row["active_tasks"],
-        max_concurrent=row["max_concurrent"],
-        hold_until=row["hold_until"],
-        report=json.loads(row["report"]),
-        provisioner=row["provisioner"],
-        spec=json.loads(row["spec"]),
-        secret=row["secret"],
-    )
-
-
-def _token(row: asyncpg.Record) -> Token:
-    return Token(**(dict(row) | {"role": Role(row["role"])}))

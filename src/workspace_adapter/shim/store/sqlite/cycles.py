@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
 from ....errors import UnknownWorkspace
 from ..contract import OVER, Aim, Cycle, Step
+from ..rows import cycle_of
 from .part import HELD, Part, fence, moment
 from .writer import Transaction
 
@@ -52,7 +52,7 @@ class Cycles(Part):
                 )
             assert row is not None
             transaction.then(self.on_cycle, workspace_id)
-            return _cycle(row), waiting is None
+            return cycle_of(row), waiting is None
 
         return await self._writer.run(ask)
 
@@ -71,7 +71,7 @@ class Cycles(Part):
                 at,
                 at,
             )
-            return None if row is None else _cycle(row)
+            return None if row is None else cycle_of(row)
 
         return await self._writer.run(claim)
 
@@ -103,7 +103,7 @@ class Cycles(Part):
             assert row is not None
             if step in OVER:
                 transaction.then(self.on_cycle, cycle.workspace_id)
-            return _cycle(row)
+            return cycle_of(row)
 
         return await self._writer.run(advance)
 
@@ -129,7 +129,7 @@ class Cycles(Part):
 
     async def cycle(self, cycle_id: int) -> Cycle | None:
         row = await self._writer.run(lambda t: t.one("SELECT * FROM cycles WHERE id = ?", cycle_id))
-        return None if row is None else _cycle(row)
+        return None if row is None else cycle_of(row)
 
     async def cycles(self, workspace_id: str, *, most: int = 50) -> list[Cycle]:
         rows = await self._writer.run(
@@ -137,12 +137,4 @@ class Cycles(Part):
                 "SELECT * FROM cycles WHERE workspace_id = ? ORDER BY id DESC LIMIT ?", workspace_id, most
             )
         )
-        return [_cycle(row) for row in rows]
-
-
-def _cycle(row: sqlite3.Row) -> Cycle:
-    values = dict(row)
-    del values["lease_until"]
-    return Cycle(
-        **(values | {"aim": Aim(row["aim"]), "step": Step(row["step"]), "notes": json.loads(row["notes"])})
-    )
+        return [cycle_of(row) for row in rows]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
 from ....errors import UnknownWorkspace
 from ..contract import Activity, Delegation
+from ..rows import activity_of, delegation_of
 from .part import Part, moment
 from .writer import Transaction
 
@@ -67,7 +67,7 @@ class Log(Part):
                 most,
             )
         )
-        return [_activity(row) for row in rows]
+        return [activity_of(row) for row in rows]
 
     async def acknowledge(self, workspace_id: str, seq: int) -> int:
         row = await self._writer.run(
@@ -109,7 +109,7 @@ class Log(Part):
             )
             row = transaction.one("SELECT * FROM delegations WHERE id = ?", delegation_id)
             assert row is not None
-            return _delegation(row), bool(made)
+            return delegation_of(row), bool(made)
 
         return await self._writer.run(delegate)
 
@@ -147,7 +147,7 @@ class Log(Part):
                 most,
             )
         )
-        return [_delegation(row) for row in rows]
+        return [delegation_of(row) for row in rows]
 
     async def untold(self, source_id: str, *, most: int = 50) -> list[Delegation]:
         rows = await self._writer.run(
@@ -160,7 +160,7 @@ class Log(Part):
                 most,
             )
         )
-        return [_delegation(row) for row in rows]
+        return [delegation_of(row) for row in rows]
 
     async def tell(
         self, delegation_id: str, activity_type: str, entry: Mapping[str, Any], *, now: float | None = None
@@ -193,13 +193,3 @@ def _add(
     )
     assert row is not None
     return int(row["seq"])
-
-
-def _activity(row: sqlite3.Row) -> Activity:
-    return Activity(**(dict(row) | {"entry": json.loads(row["entry"])}))
-
-
-def _delegation(row: sqlite3.Row) -> Delegation:
-    values = dict(row)
-    del values["told"]
-    return Delegation(**values)

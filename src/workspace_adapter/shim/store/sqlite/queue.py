@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Collection, Sequence
 
 from .... import queueing
 from ....errors import ContentConflict, QueueFull, UnknownWorkspace
 from ....queueing import DROPPABLE, ENDED, REPLAYABLE, REVIVED, WAITING, State
 from ..contract import REACHABLE, Answer, Counts, Enqueued, Item, Lease, Message, Settlement, Status, Stranded
+from ..rows import item_of, lease_of
 from .part import LIVE, Part, among, moment
 from .writer import Transaction
 
@@ -164,7 +164,7 @@ class Queue(Part):
                 item_id,
             )
             assert row is not None
-            leases.append(_lease(row))
+            leases.append(lease_of(row))
         return leases
 
     async def renew(self, leases: Sequence[Lease], *, now: float | None = None) -> set[int]:
@@ -356,7 +356,7 @@ class Queue(Part):
         if row is None:
             return None
         status = row["answer_status"]
-        return _item(row, None if status is None else Answer(status=status, body=row["answer"]))
+        return item_of(row, None if status is None else Answer(status=status, body=row["answer"]))
 
     async def ended(self, item_ids: Collection[int]) -> set[int]:
         asked = json.dumps(list(item_ids))
@@ -384,7 +384,7 @@ class Queue(Part):
                 most,
             )
         )
-        return [_item(row, None) for row in rows]
+        return [item_of(row, None) for row in rows]
 
     async def dead_letters(self, *, after: int = 0, most: int = 100) -> list[Item]:
         rows = await self._writer.run(
@@ -392,7 +392,7 @@ class Queue(Part):
                 "SELECT * FROM a2a_queue WHERE state = 'failed' AND id > ? ORDER BY id LIMIT ?", after, most
             )
         )
-        return [_item(row, None) for row in rows]
+        return [item_of(row, None) for row in rows]
 
     async def replay(self, item_id: int, *, now: float | None = None) -> bool:
         at = moment(now)
@@ -463,47 +463,3 @@ class Queue(Part):
             return len(ids)
 
         return await self._writer.run(forget)
-
-
-def _lease(row: sqlite3.Row) -> Lease:
-    return Lease(
-        id=row["id"],
-        attempt=row["attempt"],
-        owner=row["lease_owner"],
-        workspace_id=row["workspace_id"],
-        turn_key=row["turn_key"],
-        context_id=row["context_id"],
-        caller=row["caller"],
-        method=row["method"],
-        body=row["body"],
-        headers=json.loads(row["headers"]),
-        strikes=row["strikes"],
-        lapses=row["lapses"],
-        taken=bool(row["taken"]),
-        enqueued_at=row["enqueued_at"],
-        cursor=row["cursor"],
-    )
-
-
-def _item(row: sqlite3.Row, answer: Answer | None) -> Item:
-    return Item(
-        id=row["id"],
-        workspace_id=row["workspace_id"],
-        turn_key=row["turn_key"],
-        context_id=row["context_id"],
-        caller=row["caller"],
-        method=row["method"],
-        priority=row["priority"],
-        state=State(row["state"]),
-        attempt=row["attempt"],
-        strikes=row["strikes"],
-        lapses=row["lapses"],
-        taken=bool(row["taken"]),
-        enqueued_at=row["enqueued_at"],
-        leased_at=row["leased_at"],
-        due_at=row["due_at"],
-        expires_at=row["expires_at"],
-        ended_at=row["ended_at"],
-        last_error=row["last_error"],
-        answer=answer,
-    )

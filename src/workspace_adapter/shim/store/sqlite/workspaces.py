@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from .... import queueing
 from ....errors import UnknownWorkspace
 from ..contract import DORMANT, LIVES, REACHABLE, Beat, Cycle, Heard, Role, Status, Token, Workspace
+from ..rows import token_of, workspace_of
 from .part import LIVE, Part, among, holds, moment
 from .writer import Transaction
 
@@ -97,12 +97,12 @@ class Workspaces(Part):
 
     async def workspace(self, workspace_id: str) -> Workspace | None:
         row = await self._writer.run(lambda t: t.one(f"{_WORKSPACES} WHERE id = ?", workspace_id))
-        return None if row is None else _workspace(row)
+        return None if row is None else workspace_of(row)
 
     async def workspaces(self, *, after: str = "", most: int = 500) -> list[Workspace]:
         found = f"{_WORKSPACES} WHERE status <> 'removed' AND id > ? ORDER BY id LIMIT ?"
         rows = await self._writer.run(lambda t: t.all(found, after, most))
-        return [_workspace(row) for row in rows]
+        return [workspace_of(row) for row in rows]
 
     async def register(
         self,
@@ -324,7 +324,7 @@ class Workspaces(Part):
         rows = await self._writer.run(
             lambda t: t.all("SELECT * FROM tokens WHERE digest IN (SELECT value FROM json_each(?))", asked)
         )
-        return {row["digest"]: _token(row) for row in rows}
+        return {row["digest"]: token_of(row) for row in rows}
 
     async def tokens_of(self, workspace_id: str | None) -> list[Token]:
         rows = await self._writer.run(
@@ -332,34 +332,10 @@ class Workspaces(Part):
                 "SELECT * FROM tokens WHERE workspace_id IS ? ORDER BY created_at, digest", workspace_id
             )
         )
-        return [_token(row) for row in rows]
+        return [token_of(row) for row in rows]
 
     async def revoke_token(self, digest: str) -> bool:
         return bool(await self._writer.run(lambda t: t.change("DELETE FROM tokens WHERE digest = ?", digest)))
-
-
-def _workspace(row: sqlite3.Row) -> Workspace:
-    return Workspace(
-        id=row["id"],
-        status=Status(row["status"]),
-        url=row["url"],
-        boot_id=row["boot_id"],
-        restarting=bool(row["restarting"]),
-        card=None if row["card"] is None else json.loads(row["card"]),
-        created_at=row["created_at"],
-        beat_at=row["beat_at"],
-        active_tasks=row["active_tasks"],
-        max_concurrent=row["max_concurrent"],
-        hold_until=row["hold_until"],
-        report=json.loads(row["report"]),
-        provisioner=row["provisioner"],
-        spec=json.loads(row["spec"]),
-        secret=row["secret"],
-    )
-
-
-def _token(row: sqlite3.Row) -> Token:
-    return Token(**(dict(row) | {"role": Role(row["role"])}))
 
 
 def _rows(many: int, wide: int) -> str:
