@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from anyio.abc import SocketStream
+from anyio.abc import SocketAttribute, SocketStream
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.shim.conftest import ON_THE_SHIMS_LOOP
@@ -233,6 +235,28 @@ async def test_nobody_is_told_an_answer_when_the_connection_was_ended_for_what_c
         assert [body for body, _ in app.taken] == [b"one"]
         for body in (b"{}", None):
             app.answers[0](body)
+
+
+async def test_nothing_is_kept_of_a_connection_that_was_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = anyio.Event()
+    kept: list[object] = []
+    ended = Impatient.connection_lost
+
+    def noted(self: Impatient, exc: Exception | None) -> None:
+        assert exc is not None
+        ended(self, exc)
+        kept.append(self.timeout_keep_alive_task)
+        gone.set()
+
+    monkeypatch.setattr(Impatient, "connection_lost", noted)
+    async with connection() as stream:
+        await stream.send(b"GET / HTTP/1.1\r\n\r\n")
+        await stream.receive()
+        raw = stream.extra(SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+        await gone.wait()
+    assert kept == [None]
 
 
 async def test_nobody_is_told_an_answer_whose_connection_is_gone() -> None:

@@ -88,6 +88,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
         self.resume_writing()
+        self._unset_keepalive_if_required()  # uvicorn's own leaves it, and all of us, after a reset
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
