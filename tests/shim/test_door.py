@@ -481,11 +481,12 @@ async def test_any_other_method_passes_through_as_it_is(sqlite: SqliteStore) -> 
 
     async with platform(sqlite, tell) as (shim, workspace):
         body = b'{"jsonrpc":"2.0", "id": 5, "method":"tasks/get","params":{"id":"t"}}'
-        found = await shim.post(body)
+        found = await shim.post(body, content_type="application/x-www-form-urlencoded")
         assert (found.status_code, found.content) == (404, body[::-1])
         assert found.headers["content-type"] == "application/x"
         assert "x-own" not in found.headers
         assert workspace.requests[0].body == body
+        assert workspace.requests[0].headers["content-type"] == "application/json"
         assert await sqlite.items("w") == []
 
 

@@ -56,7 +56,7 @@ _LARGE_AT_ONCE = 16
 _KNOWN = 10_000
 """Workspaces remembered for that."""
 
-_THERE = (*envelope.FORWARDED, "content-type", "accept", "accept-encoding", "last-event-id")
+_THERE = (*envelope.FORWARDED, "accept", "accept-encoding", "last-event-id")
 """Headers of a request that is passed through which its workspace sees."""
 
 _BACK = (
@@ -219,6 +219,7 @@ class Door:
     ) -> None:
         """Pass a call through; once more where the workspace has moved meanwhile and saw nothing of it."""
         there = {name: headers[name] for name in _THERE if name in headers}
+        there["content-type"] = "application/json"  # it was read as that, whatever `curl -d` calls it
         if caller.identity is not None:
             there["x-workspace-id"] = caller.identity
         workspace = await self._workspace(workspace_id)

@@ -362,6 +362,8 @@ def announce(settings: ShimSettings) -> None:
     """Print the effective configuration once, secrets masked."""
     words = " ".join(f"{name}={value}" for name, value in effective(settings).items())
     logger.info("workspace_adapter %s shim: %s", __version__, words)
+    if settings.state_dir is None:
+        logger.info("SHIM_STATE_DIR is not set: the state lies in %s", settings.directory)
     if settings.admin_token is None:
         logger.warning(
             "SHIM_ADMIN_TOKEN is not set: whoever reaches %s from this machine is the operator", settings.host
