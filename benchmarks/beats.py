@@ -29,7 +29,7 @@ from benchmarks.beating import CARD, name, token
 from benchmarks.frame import Bench, Figure, Unmeasurable, at_least, at_most
 from benchmarks.starting import ENVIRON, PATIENCE, free_port, running
 from workspace_adapter.queueing import Rules
-from workspace_adapter.shim.identity import digest
+from workspace_adapter.shim.front.identity import digest
 from workspace_adapter.shim.store.postgres import PostgresStore
 from workspace_adapter.shim.store.sqlite import SqliteStore
 

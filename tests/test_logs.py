@@ -54,7 +54,7 @@ def test_text_is_one_line_too(logged: StringIO) -> None:
 def test_text_cannot_move_a_terminals_cursor(logged: StringIO) -> None:
     stream = StringIO()
     set_up("info", "text", stream)
-    logging.getLogger("workspace_adapter.shim.edge").info("refused %s", "\x1b[2J\0\x9b\u2028\ud800é")
+    logging.getLogger("workspace_adapter.shim.front.edge").info("refused %s", "\x1b[2J\0\x9b\u2028\ud800é")
     assert stream.getvalue().endswith("refused \\x1b[2J\\x00\\x9b\\u2028\\ud800é\n")
 
 

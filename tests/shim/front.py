@@ -18,13 +18,13 @@ from tests.shim.hand import Hand
 from workspace_adapter.queueing import Rules
 from workspace_adapter.shim.address import Addresses
 from workspace_adapter.shim.app import create_routes
-from workspace_adapter.shim.edge import Edge
-from workspace_adapter.shim.identity import Identity
+from workspace_adapter.shim.front.edge import Edge
+from workspace_adapter.shim.front.identity import Identity
+from workspace_adapter.shim.front.protocol import ShortCut
+from workspace_adapter.shim.front.rates import Rates
+from workspace_adapter.shim.front.refusal import write
 from workspace_adapter.shim.operator import Operator
-from workspace_adapter.shim.protocol import ShortCut
 from workspace_adapter.shim.ranges import THIS_MACHINE_TOO
-from workspace_adapter.shim.rates import Rates
-from workspace_adapter.shim.refusal import write
 from workspace_adapter.shim.registry import Registry
 from workspace_adapter.shim.store.contract import Store, Workspace
 from workspace_adapter.shim.store.sqlite import SqliteStore

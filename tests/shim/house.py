@@ -18,18 +18,18 @@ from workspace_adapter.server import Server
 from workspace_adapter.shim.address import Addresses
 from workspace_adapter.shim.app import create_routes, health
 from workspace_adapter.shim.dispatcher import Dispatcher
-from workspace_adapter.shim.door import Door
-from workspace_adapter.shim.edge import Edge
-from workspace_adapter.shim.identity import KEY, Caller, Identity
+from workspace_adapter.shim.door.door import Door
+from workspace_adapter.shim.door.waiting import Waiters
+from workspace_adapter.shim.front.edge import Edge
+from workspace_adapter.shim.front.identity import KEY, Caller, Identity
+from workspace_adapter.shim.front.protocol import Protocol
+from workspace_adapter.shim.front.rates import Rates
 from workspace_adapter.shim.operator import Operator
-from workspace_adapter.shim.protocol import Protocol
 from workspace_adapter.shim.ranges import parse_ranges
-from workspace_adapter.shim.rates import Rates
 from workspace_adapter.shim.registry import Registry
 from workspace_adapter.shim.store.contract import Role, Store
 from workspace_adapter.shim.sweeper import Sweeper
 from workspace_adapter.shim.upstream import Upstream
-from workspace_adapter.shim.waiting import Waiters
 
 NOBODY = Caller()
 OPERATOR = Caller(role=Role.OPERATOR)

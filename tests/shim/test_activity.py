@@ -11,9 +11,9 @@ from starlette.routing import Router
 
 from tests.shim.store.test_contract import online
 from workspace_adapter.shim.activity import Activities
-from workspace_adapter.shim.edge import Edge
-from workspace_adapter.shim.identity import Identity, digest
-from workspace_adapter.shim.rates import Rates
+from workspace_adapter.shim.front.edge import Edge
+from workspace_adapter.shim.front.identity import Identity, digest
+from workspace_adapter.shim.front.rates import Rates
 from workspace_adapter.shim.store.contract import Role
 from workspace_adapter.shim.store.sqlite import SqliteStore
 

@@ -18,7 +18,7 @@ from tests.shim.house import CALLER, NOBODY, OPERATOR, PEER, House, house, messa
 from tests.shim.scripted import Exchange, Script, Scripted, scripted, until
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.queueing import Rules
-from workspace_adapter.shim.identity import Caller
+from workspace_adapter.shim.front.identity import Caller
 from workspace_adapter.shim.store.contract import Item, Role, Status
 from workspace_adapter.shim.store.sqlite import SqliteStore
 

@@ -12,9 +12,9 @@ from starlette.types import Message as AsgiMessage
 from starlette.types import Scope
 
 from tests.shim.front import ADMIN, front
-from workspace_adapter.shim.body import LARGE, read
-from workspace_adapter.shim.rates import Rates
-from workspace_adapter.shim.refusal import Refusal
+from workspace_adapter.shim.front.body import LARGE, read
+from workspace_adapter.shim.front.rates import Rates
+from workspace_adapter.shim.front.refusal import Refusal
 
 
 @pytest.mark.parametrize("prefix", ["webhook:", "system:", "test:", "channel:"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workspace_adapter import wire
-from workspace_adapter.shim.envelope import BadCall, Call, NotAllowed, Sender, read
+from workspace_adapter.shim.door.envelope import BadCall, Call, NotAllowed, Sender, read
 
 NOBODY = Sender(identity=None, operator=True)
 PEER = Sender(identity="ws-peer", workspace_id="ws-peer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from workspace_adapter.shim import edge
+from workspace_adapter.shim.front import edge
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "shim.md").read_text()

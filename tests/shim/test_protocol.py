@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.shim.conftest import ON_THE_SHIMS_LOOP
 from workspace_adapter.port import bind
 from workspace_adapter.server import Server
-from workspace_adapter.shim.protocol import Protocol
-from workspace_adapter.shim.refusal import write
+from workspace_adapter.shim.front.protocol import Protocol
+from workspace_adapter.shim.front.refusal import write
 
 DEADLINE = 10.0
 LARGE = 32 << 20

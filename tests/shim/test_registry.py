@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.shim.front import ADMIN, FrontOfShim, front
-from workspace_adapter.shim.identity import CONTAINER, digest
+from workspace_adapter.shim.front.identity import CONTAINER, digest
 from workspace_adapter.shim.registry import beat_of
 from workspace_adapter.shim.store.contract import Message, Role, Status
 

@@ -20,7 +20,7 @@ from tests.shim.scripted import Exchange, Scripted, scripted, until
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.shim import restart
 from workspace_adapter.shim.address import Addresses
-from workspace_adapter.shim.identity import CONTAINER
+from workspace_adapter.shim.front.identity import CONTAINER
 from workspace_adapter.shim.ranges import THIS_MACHINE_TOO
 from workspace_adapter.shim.restart import Restarts, Times
 from workspace_adapter.shim.store.contract import OVER, Aim, Beat, Cycle, Message, Status, Step

@@ -9,8 +9,8 @@ import pytest
 
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.queueing import State
+from workspace_adapter.shim.door.waiting import Stopping, Waiters, patience
 from workspace_adapter.shim.store.contract import Item
-from workspace_adapter.shim.waiting import Stopping, Waiters, patience
 
 pytestmark = pytest.mark.anyio
 

@@ -17,9 +17,9 @@ from starlette.routing import BaseRoute, Route
 
 from .. import wire
 from ..errors import UnknownWorkspace
-from .body import parse, read, storable
-from .identity import WORKSPACE_ID, Caller, caller_of
-from .refusal import Refusal
+from .front.body import parse, read, storable
+from .front.identity import WORKSPACE_ID, Caller, caller_of
+from .front.refusal import Refusal
 from .store.contract import Activity, Store
 
 BODY_LIMIT = 4 << 20

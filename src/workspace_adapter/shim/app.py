@@ -14,11 +14,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import edge
-from .body import parse, read
-from .identity import Caller, caller_of
+from .front import edge
+from .front.body import parse, read
+from .front.identity import Caller, caller_of
+from .front.refusal import Refusal, write
 from .operator import Operator, cycle_shown, whole
-from .refusal import Refusal, write
 from .registry import BODY_LIMIT, Registry
 from .store.contract import Aim
 

@@ -24,11 +24,11 @@ from starlette.routing import BaseRoute, Route
 from .. import wire
 from ..errors import UnknownWorkspace
 from ..queueing import State
-from . import envelope
 from .activity import body_of, members, own, words
-from .body import storable
-from .identity import WORKSPACE_ID, Caller, caller_of
-from .refusal import Refusal
+from .door import envelope
+from .front.body import storable
+from .front.identity import WORKSPACE_ID, Caller, caller_of
+from .front.refusal import Refusal
 from .store.contract import Answer, Delegation, Item, Store
 
 ACTIVITY = "delegation"

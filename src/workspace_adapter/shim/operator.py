@@ -11,13 +11,13 @@ import anyio
 
 from .. import wire
 from ..queueing import State
-from .body import storable
-from .identity import CALLER_NAME, WORKSPACE_ID, Caller, Identity, mint
+from .door.teller import without_stream
+from .front.body import storable
+from .front.identity import CALLER_NAME, WORKSPACE_ID, Caller, Identity, mint
+from .front.refusal import Refusal
 from .provisioners.contract import Provisioner
 from .provisioners.external import ExternalProvisioner
-from .refusal import Refusal
 from .store.contract import OVER, Aim, Cycle, Item, Role, Status, Store, Token, Workspace
-from .teller import without_stream
 
 EXTERNAL = "external"
 """The provisioner of a workspace that somebody else stops and starts."""

@@ -22,9 +22,9 @@ from starlette.types import Receive, Scope, Send
 from ..errors import StoreUnavailable
 from ..queueing import NO_ROOM
 from ..wire import MAX_DEPTH, WEDGED, BadBody, parse_heartbeat, parse_registration
-from .body import header, parse, read, storable
-from .identity import CONTAINER, WORKSPACE_ID, bearer_of, caller_of, digest, mint
-from .refusal import Refusal, write, write_bytes
+from .front.body import header, parse, read, storable
+from .front.identity import CONTAINER, WORKSPACE_ID, bearer_of, caller_of, digest, mint
+from .front.refusal import Refusal, write, write_bytes
 from .store.contract import DORMANT, Beat, Heard, Role, Status, Store, Token, Workspace
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ import anyio
 from .. import wire
 from ..errors import ProvisionerError, StoreUnavailable, UnknownWorkspace, WorkspaceUnreachable
 from .deaths import GIVEN_UP, gives_up
-from .identity import CONTAINER
+from .front.identity import CONTAINER
 from .provisioners.contract import SECRET_FILE, TOKEN_FILE, Provisioner, environment
 from .provisioners.external import ExternalProvisioner
 from .store.contract import DORMANT, OVER, REACHABLE, Aim, Cycle, Role, Status, Step, Store, Workspace

@@ -31,24 +31,24 @@ from .app import create_routes
 from .deaths import Deaths
 from .delegations import Delegations
 from .dispatcher import Dispatcher
-from .door import Door
-from .edge import HEALTH, HEARTBEAT, Edge
-from .identity import Identity, mint
+from .door.door import Door
+from .door.waiting import Waiters
+from .front.edge import HEALTH, HEARTBEAT, Edge
+from .front.identity import Identity, mint
+from .front.protocol import Protocol, ShortCut
+from .front.rates import Rates
+from .front.refusal import UNAVAILABLE, Refusal, write
 from .operator import Operator
-from .protocol import Protocol, ShortCut
 from .provisioners.command import CommandProvisioner
 from .provisioners.contract import Provisioner
 from .provisioners.docker import DockerProvisioner
 from .provisioners.process import ProcessProvisioner
-from .rates import Rates
-from .refusal import UNAVAILABLE, Refusal, write
 from .registry import Registry
 from .restart import Restarts, Times
 from .settings import ShimSettings
 from .store.contract import Store
 from .sweeper import Sweeper
 from .upstream import Upstream
-from .waiting import Waiters
 
 if TYPE_CHECKING:
     from .metrics import Metrics

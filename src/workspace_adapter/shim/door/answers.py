@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from starlette.types import Send
 
-from ..queueing import Reply, State
+from ...queueing import Reply, State
+from ..front.refusal import Refusal, write_bytes
+from ..store.contract import Answer, Item, Status, Workspace
+from ..streams import with_request_id
 from .envelope import MODERN, RequestId
-from .refusal import Refusal, write_bytes
-from .store.contract import Answer, Item, Status, Workspace
-from .streams import with_request_id
 
 QUEUE_ID = "x-queue-id"
 """The header by which each answer names its queue item."""

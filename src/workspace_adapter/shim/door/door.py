@@ -22,24 +22,24 @@ from dataclasses import replace
 import anyio
 from starlette.types import Receive, Scope, Send
 
-from ..errors import (
+from ...errors import (
     ContentConflict,
     StoreUnavailable,
     UnknownWorkspace,
     WorkspaceAdapterError,
     WorkspaceUnreachable,
 )
-from ..queueing import ENDED
+from ...queueing import ENDED
+from ..front.body import read
+from ..front.identity import WORKSPACE_ID, Caller, caller_of
+from ..front.refusal import Refusal
+from ..store.contract import Enqueued, Message, Status, Store, Workspace
+from ..streams import CONTENT_TYPE
+from ..upstream import Response, Upstream
 from . import answers, envelope
 from .answers import Told
-from .body import read
 from .envelope import BadCall, Call, NotAllowed, Sender
-from .identity import WORKSPACE_ID, Caller, caller_of
-from .refusal import Refusal
-from .store.contract import Enqueued, Message, Status, Store, Workspace
-from .streams import CONTENT_TYPE
 from .teller import Telling, without_stream
-from .upstream import Response, Upstream
 from .waiting import Stopping, Waiters, patience
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from starlette.types import Receive, Scope
 
-from ..wire import NotJson, TooDeep, read_json
+from ...wire import NotJson, TooDeep, read_json
 from .refusal import Refusal
 
 PATIENCE = 120.0

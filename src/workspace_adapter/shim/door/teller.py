@@ -19,13 +19,13 @@ from typing import TypeVar
 import anyio
 from starlette.types import Send
 
-from ..errors import StoreUnavailable
-from ..queueing import ENDED, State
+from ...errors import StoreUnavailable
+from ...queueing import ENDED, State
+from ..store.contract import Item, Store
+from ..streams import CONTENT_TYPE, KEEP_ALIVE, encode, interruption, whole, with_request_id
 from . import answers
 from .answers import Told
 from .envelope import STREAMED, Call
-from .store.contract import Item, Store
-from .streams import CONTENT_TYPE, KEEP_ALIVE, encode, interruption, whole, with_request_id
 from .waiting import Ring, Stopping, Waiters
 
 T = TypeVar("T")

@@ -24,9 +24,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .. import wire
-from ..errors import BadMessage, Refused
-from .store.contract import Message
+from ... import wire
+from ...errors import BadMessage, Refused
+from ..store.contract import Message
 
 CRITICAL, RESTART_CONTEXT, TASK, INFO = 100, 90, 50, 10
 """Priorities, as the existing platform has them."""

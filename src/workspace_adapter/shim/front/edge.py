@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import WorkspaceAdapterError
-from ..wire import BadBody
+from ...errors import WorkspaceAdapterError
+from ...wire import BadBody
 from .body import HungUp, header
 from .identity import KEY, Caller, Identity
 from .rates import Rates

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from ..store.contract import Item, Role, Token
 from .refusal import Refusal
-from .store.contract import Item, Role, Token
 
 KEY = "workspace_adapter.caller"
 """Where the caller is found in the ASGI scope."""

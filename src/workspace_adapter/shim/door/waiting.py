@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 
 import anyio
 
-from ..errors import StoreUnavailable, WorkspaceAdapterError
-from ..queueing import ENDED
-from .store.contract import Item, Queue
+from ...errors import StoreUnavailable, WorkspaceAdapterError
+from ...queueing import ENDED
+from ..store.contract import Item, Queue
 
 logger = logging.getLogger(__name__)
 

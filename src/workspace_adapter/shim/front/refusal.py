@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from starlette.types import Send
 
-from ..errors import (
+from ...errors import (
     AddressRefused,
     BadMessage,
     ContentConflict,
@@ -17,7 +17,7 @@ from ..errors import (
     UnknownWorkspace,
     WorkspaceAdapterError,
 )
-from ..wire import BadBody
+from ...wire import BadBody
 
 UNAVAILABLE = "platform_unavailable"
 """The code of a refusal because the store cannot be used, in the existing platform's words."""

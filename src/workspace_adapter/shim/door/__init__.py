@@ -1,0 +1,1 @@
+"""Messages to workspaces: read, kept, waited for, and told."""
