@@ -673,7 +673,7 @@ async def test_a_beat_counts_only_with_its_workspaces_own_token(store: Store) ->
 
 async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Store) -> None:
     await online(store)
-    whole = {"state": "serving", "capabilities": {"retry": True}}
+    whole = {"state": "serving", "capabilities": {"retry": True}, "metadata": {"a": 1, "b": 2}}
     await store.beat(
         [Beat(workspace_id="w", boot_id="b1", active_tasks=0, degraded=True, report=json.dumps(whole))]
     )
@@ -684,7 +684,7 @@ async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Store) -> 
                 boot_id="b1",
                 active_tasks=1,
                 degraded=None,
-                report='{"state": "draining"}',
+                report='{"state": "draining", "metadata": {"a": 3}}',
                 whole=False,
             )
         ]
@@ -692,7 +692,8 @@ async def test_a_beat_that_says_less_leaves_the_rest_as_it_was(store: Store) -> 
     workspace = await store.workspace("w")
     assert workspace is not None
     assert workspace.status is Status.DEGRADED
-    assert workspace.report == {"state": "draining", "capabilities": {"retry": True}}
+    kept = {"state": "draining", "capabilities": {"retry": True}, "metadata": {"a": 3}}
+    assert workspace.report == kept, "a member is said whole, or not at all"
     await store.set_status("w", Status.OFFLINE, were=[Status.DEGRADED])
     await store.beat([Beat(workspace_id="w", boot_id="b1", active_tasks=1, degraded=None)])
     workspace = await store.workspace("w")

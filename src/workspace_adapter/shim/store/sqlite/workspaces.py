@@ -31,8 +31,7 @@ _HEARD = f"""
 
 _BEAT = """
     UPDATE vitals SET beat_at = b.column2, active_tasks = b.column3, max_concurrent = b.column4,
-        report = iif(b.column5, b.column6, json_patch(report, b.column6)),
-        hold_until = iif(b.column7, 0, hold_until)
+        report = b.column5, hold_until = iif(b.column6, 0, hold_until)
     FROM (VALUES {}) AS b WHERE workspace_id = b.column1
 """
 """Of many at once: each statement costs the threads a change of turns, and there are thousands a second."""
@@ -278,10 +277,16 @@ class Workspaces(Part):
                     )
                 most = known if beat.max_concurrent is None else beat.max_concurrent
                 room = beat.active_tasks < min(queueing.NO_ROOM, most)
-                changed += (workspace_id, at, beat.active_tasks, most, beat.whole, beat.report, room)
+                report = beat.report
+                if not beat.whole:
+                    (before,) = transaction.all(
+                        "SELECT report FROM vitals WHERE workspace_id = ?", workspace_id
+                    )
+                    report = json.dumps({**json.loads(before["report"]), **json.loads(report)})
+                changed += (workspace_id, at, beat.active_tasks, most, report, room)
                 counted[workspace_id] = Heard(min(waiting, self._rules.depth_cap), most, secret)
             if counted:
-                transaction.change(_BEAT.format(_rows(len(counted), 7)), *changed)
+                transaction.change(_BEAT.format(_rows(len(counted), 6)), *changed)
             return counted
 
         return await self._writer.run(take, lasting=False)
