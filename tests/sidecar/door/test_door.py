@@ -965,6 +965,7 @@ async def test_a_stream_cut_anywhere_and_resumed_by_its_cursor_is_the_uncut_one_
             assert first["kind"] == "task"
             assert "artifacts" not in first
             assert cursor_of(first) == cursor
+            assert first["status"]["state"] == ("working" if whole[cut:] else "completed")
             assert stream.raw[1:] == whole[cut:], cut
 
 

@@ -124,13 +124,17 @@ def task(
 
     Args:
         progress: what its log amounts to; ``None`` leaves the artifacts out.
-        cursor: the position in the log that the task reflects.
+        cursor: the position in the log that the task reflects. Where its end follows, it is at work: who
+            reads of a task that ended reads no further, and would miss its answer.
     """
-    metadata = _outcome(turn) | ({"cursor": str(cursor)} if cursor is not None else {})
+    at_work = progress is None and cursor is not None and turn.state in TOLD and cursor.end < ENDS
+    metadata = {} if at_work else _outcome(turn)
+    if cursor is not None:
+        metadata["cursor"] = str(cursor)
     return Task(
         id=turn.task_id,
         context_id=turn.session_id,
-        status=_status(turn),
+        status=_status(turn, at_work=at_work),
         history=history,
         artifacts=_artifacts(turn, progress) if progress is not None else (),
         metadata=metadata or None,
@@ -142,15 +146,18 @@ def updated_at(turn: Turn) -> float:
     return turn.ended_at or turn.last_event_at or turn.started_at or turn.accepted_at
 
 
-def _status(turn: Turn) -> TaskStatus:
-    if asked_back(turn):
+def _status(turn: Turn, *, at_work: bool = False) -> TaskStatus:
+    state = TaskState.TASK_STATE_WORKING if at_work else task_state(turn)
+    if at_work:
+        text = ""
+    elif asked_back(turn):
         text = answer_text(turn)
     elif turn.state in (State.ACCEPTED, State.RUNNING, State.ANSWERED):
         text = ""
     else:
         text = _PAUSED.get(turn.state) or reason(turn)
     said = _message(turn, f"{turn.id}-{turn.attempt}-status", text)
-    return _at(updated_at(turn), task_state(turn), said)
+    return _at(updated_at(turn), state, said)
 
 
 def _artifacts(turn: Turn, progress: Progress) -> list[Artifact]:
