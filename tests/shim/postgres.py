@@ -55,7 +55,7 @@ class Postgres:
             self._child = subprocess.Popen(  # type: ignore[call-overload]
                 command, stdout=log, stderr=log, start_new_session=True, **self._as
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120  # a disk that is busy with others makes it wait for its checkpoint
         while time.monotonic() < deadline and self._child.poll() is None:
             lines = _lines(self.folder / "data" / "postmaster.pid")
             if lines[:1] == [str(self._child.pid)] and lines[-1].strip() == "ready":
