@@ -39,7 +39,8 @@ class _InOnePiece:
     def write(self, data: bytes) -> None:
         if self._head is not None:
             head, self._head = self._head, None
-            self._transport.writelines((head, data))
+            # Of nothing as the last piece, asyncio's own loop never thinks that it is written.
+            self._transport.writelines((head, data) if data else (head,))
         elif data.startswith(b"HTTP/1.1 "):
             self._head = data
             self._soon(self._flush)  # nothing followed: a stream
