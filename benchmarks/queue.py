@@ -325,9 +325,7 @@ async def emptied(store: PostgresStore, filler: Any) -> float:
     began = time.perf_counter()
     while items < BATCH * BATCHES:
         leases = await store.claim("w0", "owner", most=BATCH)
-        settled = await asyncio.gather(
-            *(store.settle(Settlement(lease=lease, verdict=DONE, answer=answer)) for lease in leases)
-        )
+        settled = await store.settle([Settlement(lease=held, verdict=DONE, answer=answer) for held in leases])
         assert settled == [True] * BATCH
         items += len(settled)
     return items / (time.perf_counter() - began)
@@ -361,7 +359,7 @@ async def claims(store: PostgresStore) -> float:
         began = time.perf_counter()
         (lease,) = await store.claim(f"w{number * 7 % 1000}", "owner", most=1)
         took.append((time.perf_counter() - began) * 1e3)
-        await store.settle(Settlement(lease=lease, verdict=BACK))
+        await store.settle([Settlement(lease=lease, verdict=BACK)])
     return sorted(took)[int(len(took) * 0.99)]
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from io import StringIO
 
@@ -513,7 +513,7 @@ async def test_defect_3_what_a_dead_dispatcher_held_is_sent_by_the_next(
         item = await platform.ended(item_id)
     assert (item.state, item.attempt) == (State.COMPLETED, 2)
     done = Verdict(state=State.COMPLETED, because="too late")
-    assert not await platform.store.settle(Settlement(lease=lease, verdict=done))
+    assert await platform.store.settle([Settlement(lease=lease, verdict=done)]) == [False]
 
 
 async def test_an_item_whose_dispatchers_die_one_after_another_is_given_up(
@@ -583,11 +583,11 @@ class Losing(SqliteStore):
             return set()
         return await super().renew(leases, **more)  # type: ignore[arg-type]
 
-    async def settle(self, settlement: Settlement, **more: object) -> bool:
+    async def settle(self, settlements: Sequence[Settlement], **more: object) -> list[bool]:
         self.settled += 1
         if self.down:
             raise StoreUnavailable("it is down")
-        return await super().settle(settlement, **more)  # type: ignore[arg-type]
+        return await super().settle(settlements, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -683,10 +683,10 @@ async def test_an_item_leased_again_before_its_settlement_was_heard_of_is_sent_a
         await exchange.answer(503, {"error": "full", "busy": True}, retry_after="0")
 
     class Late(SqliteStore):
-        async def settle(self, settlement: Settlement, **more: object) -> bool:
-            settled = await super().settle(settlement, **more)  # type: ignore[arg-type]
-            if settlement.lease.attempt == 1:
-                await platform.when(settlement.lease.id, lambda item: item.attempt == 2)
+        async def settle(self, settlements: Sequence[Settlement], **more: object) -> list[bool]:
+            settled = await super().settle(settlements, **more)  # type: ignore[arg-type]
+            if (lease := settlements[0].lease).attempt == 1:
+                await platform.when(lease.id, lambda item: item.attempt == 2)
                 await anyio.sleep(0.05)  # for the claim's own answer
             return settled
 

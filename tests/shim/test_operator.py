@@ -234,9 +234,8 @@ async def test_an_answer_is_shown_also_where_it_is_no_json(
         item = await queued(shim)
         (lease,) = await shim.store.claim("w", "o")
         verdict = Verdict(state=State.COMPLETED, because="answered")
-        await shim.store.settle(
-            Settlement(lease=lease, verdict=verdict, answer=Answer(status=200, body=body))
-        )
+        answer = Answer(status=200, body=body)
+        await shim.store.settle([Settlement(lease=lease, verdict=verdict, answer=answer)])
         told = (await shim.call("GET", f"/workspaces/w/a2a/queue/{item}")).json()
 
     assert (told["queue_id"], told["status"], told["response_body"]) == (item, "completed", shown)
@@ -298,7 +297,7 @@ async def test_dead_letters_are_the_operators_to_see(tmp_path: Path) -> None:
         (lease,) = await shim.store.claim("w", "o")
         given_up = Verdict(state=State.FAILED, because="in vain", strike=True)
         last = Answer(status=500, body=b'{"error": "the model is away"}')
-        await shim.store.settle(Settlement(lease=lease, verdict=given_up, answer=last))
+        await shim.store.settle([Settlement(lease=lease, verdict=given_up, answer=last)])
         (letter,) = (await shim.call("GET", "/dead-letters", bearer=ADMIN)).json()
         assert (letter["workspace_id"], letter["status"], letter["last_error"]) == ("w", "failed", "in vain")
         at = f"/workspaces/w/a2a/queue/{letter['queue_id']}"

@@ -83,7 +83,7 @@ async def test_a_delayed_item_comes_back_when_its_time_has_come(sqlite: SqliteSt
     (lease,) = await sqlite.claim("w", "o")
     later = Verdict(state=State.DELAYED, because="500", wait=0.2)
     began = time.monotonic()
-    await sqlite.settle(Settlement(lease=lease, verdict=later))
+    await sqlite.settle([Settlement(lease=lease, verdict=later)])
     async with sweeping(sqlite):
         await becomes(sqlite, item_id, State.QUEUED)
     assert time.monotonic() - began >= 0.2

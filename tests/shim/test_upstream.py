@@ -4,7 +4,6 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -39,7 +38,7 @@ LEASE = Lease(
     enqueued_at=0.0,
     cursor=None,
 )
-STREAM = replace(LEASE, method="message/stream", body=envelope("hello", method="message/stream"))
+STREAM = LEASE._replace(method="message/stream", body=envelope("hello", method="message/stream"))
 
 
 def at(url: str | None, *, secret: str = "s3cret") -> Workspace:
@@ -114,7 +113,7 @@ async def test_a_message_goes_as_it_was_kept_with_who_sent_it_and_our_secret(ups
 
 async def test_a_workspace_without_a_secret_gets_no_bearer(upstream: Upstream) -> None:
     async with scripted(echo) as workspace:
-        await upstream.send(at(f"{workspace.url}/ws/1", secret=""), replace(LEASE, caller=None), Kept())
+        await upstream.send(at(f"{workspace.url}/ws/1", secret=""), LEASE._replace(caller=None), Kept())
     (request,) = workspace.requests
     assert request.path == "/ws/1"
     assert {"authorization", "x-workspace-id"} & set(request.headers) == set()
@@ -202,7 +201,7 @@ async def test_an_answer_larger_than_the_limit_is_an_error_that_names_the_settin
 async def test_a_large_message_goes_whole(upstream: Upstream) -> None:
     body = envelope("x" * (3 << 20))
     async with scripted(lambda exchange: exchange.result("got it")) as workspace:
-        await send(upstream, workspace, replace(LEASE, body=body))
+        await send(upstream, workspace, LEASE._replace(body=body))
     assert workspace.requests[0].body == body
 
 
@@ -231,7 +230,7 @@ async def test_a_workspace_that_was_not_reached_saw_nothing(upstream: Upstream, 
 
 async def test_a_header_that_cannot_be_written_is_held_against_its_message(upstream: Upstream) -> None:
     async with scripted(echo) as workspace:
-        sent = await send(upstream, workspace, replace(LEASE, caller="caller:a\r\nX-Evil: 1"))
+        sent = await send(upstream, workspace, LEASE._replace(caller="caller:a\r\nX-Evil: 1"))
     assert sent.outcome is Lost.CUT
     assert workspace.requests == []
 
@@ -376,7 +375,7 @@ async def test_a_stream_is_gone_on_with_behind_its_cursor(upstream: Upstream) ->
         await exchange.event(FINAL, "9")
 
     async with scripted(script) as workspace:
-        await send(upstream, workspace, replace(STREAM, cursor="7"), kept)
+        await send(upstream, workspace, STREAM._replace(cursor="7"), kept)
     assert len(kept.events) == 1
     assert texts(kept.events) == ["more"]
 

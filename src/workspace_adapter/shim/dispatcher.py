@@ -230,7 +230,7 @@ class Dispatcher:
         while True:
             lease = held.lease
             settlement = Settlement(lease=lease, verdict=held.verdict, answer=held.answer)
-            if await _insist(partial(self._store.settle, settlement)):
+            if all(await _insist(partial(self._store.settle, [settlement]))):
                 held.settled = lease
                 return
             if held.lease is lease:

@@ -31,7 +31,7 @@ async def main(kind: str, url: str, schema: str, owner: str, lease: float) -> No
                     await anyio.sleep(0.01)  # a turn: most die in one
                     verdict = random.choices((DONE, BUSY, LATER), (8, 1, 1))[0]
                     answer = Answer(status=200, body=f"{held.id}/{held.attempt}".encode())
-                    settled = await store.settle(Settlement(lease=held, verdict=verdict, answer=answer))
+                    (settled,) = await store.settle([Settlement(lease=held, verdict=verdict, answer=answer)])
                     if settled and verdict is DONE:
                         print(held.id, held.attempt, flush=True)
             await anyio.sleep(0.001)

@@ -60,7 +60,8 @@ async def sent(store: Store, *keys: str, now: float = 10.0, **more: object) -> l
 async def settle(
     store: Store, lease: Lease, verdict: Verdict, now: float = 30.0, answer: Answer | None = None
 ) -> bool:
-    return await store.settle(Settlement(lease=lease, verdict=verdict, answer=answer), now=now)
+    (done,) = await store.settle([Settlement(lease=lease, verdict=verdict, answer=answer)], now=now)
+    return done
 
 
 async def state(store: Store, item_id: int) -> State | None:
@@ -375,14 +376,32 @@ async def test_a_holder_that_lost_its_lease_changes_nothing(store: Store) -> Non
     assert await store.renew([lost], now=61.0) == set()
     for verdict in (DONE, BUSY, LATER, DEAD):
         assert not await settle(store, lost, verdict, now=62.0, answer=ANSWER)
-    assert not await settle(store, replace(lease, owner="somebody"), DONE, now=62.0)
-    assert not await settle(store, replace(lease, attempt=1), DONE, now=62.0)
+    assert not await settle(store, lease._replace(owner="somebody"), DONE, now=62.0)
+    assert not await settle(store, lease._replace(attempt=1), DONE, now=62.0)
     assert await state(store, lease.id) is State.LEASED
     assert await settle(store, lease, DONE, now=63.0, answer=ANSWER)
     assert not await settle(store, lease, DONE, now=64.0, answer=Answer(status=500, body=b""))
     item = await store.item(lease.id)
     assert item is not None
     assert item.answer == ANSWER
+
+
+async def test_of_what_is_settled_together_each_stands_for_itself(store: Store) -> None:
+    await online(store)
+    await sent(store, "a", "b")
+    lost, other = await store.claim("w", "dead", now=20.0)
+    assert await settle(store, other, DONE, now=21.0, answer=ANSWER)
+    (lease,) = await store.claim("w", "other", now=60.0)
+    answers = (Answer(status=200, body=b"lost"), Answer(status=200, body=b"held"))
+    settlements = [
+        Settlement(lease=of, verdict=DONE, answer=answer)
+        for of, answer in zip((lost, lease, other), (*answers, ANSWER), strict=True)
+    ]
+    assert await store.settle(settlements, now=61.0) == [False, True, False]
+    item = await store.item(lease.id)
+    assert item is not None
+    assert item.answer == answers[1]
+    assert await store.settle([], now=62.0) == []
 
 
 async def test_a_new_life_takes_over_at_once_what_nobody_else_can_hold(place: Place, store: Store) -> None:
@@ -886,7 +905,7 @@ async def test_workspaces_and_what_waits_is_counted(store: Store) -> None:
     await sent(store, "a", "b", "c")
     (lease, *_) = await store.claim("w", "o", most=1, now=20.0)
     delayed = Verdict(state=State.DELAYED, because="later", wait=9.0, strike=True)
-    await store.settle(Settlement(lease=lease, verdict=delayed), now=20.0)
+    await settle(store, lease, delayed, now=20.0)
     await store.claim("w", "o", most=1, now=20.0)
 
     counts = await store.counts()
@@ -900,7 +919,7 @@ async def test_dead_letters_of_all_workspaces_are_listed_and_counted(store: Stor
         await online(store, name, boot=f"{name}1")
         await store.enqueue(Message(workspace_id=name, turn_key="k", content_hash="h", body=b"{}"), now=10.0)
         (lease,) = await store.claim(name, "o", now=20.0)
-        assert await store.settle(Settlement(lease=lease, verdict=given_up), now=20.0)
+        assert await settle(store, lease, given_up, now=20.0)
     letters = await store.dead_letters()
     assert [(item.workspace_id, item.last_error) for item in letters] == [("w", "in vain"), ("v", "in vain")]
     assert await store.dead_letters(most=1) == letters[:1]
@@ -991,7 +1010,7 @@ async def test_a_lease_of_another_attempt_or_owner_is_not_renewed(store: Store) 
     await online(store)
     await sent(store, "a")
     (lease,) = await store.claim("w", "p", now=20.0)
-    for other in (replace(lease, attempt=lease.attempt + 1), replace(lease, owner="q")):
+    for other in (lease._replace(attempt=lease.attempt + 1), lease._replace(owner="q")):
         assert await store.renew([other], now=30.0) == set()
         assert not await store.say(other, [b"late"], None)
         assert not await settle(store, other, DONE)

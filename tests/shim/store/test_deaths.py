@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tests.shim.store.conftest import Place
 from tests.shim.store.test_contract import ANSWER, DONE, message, online
 from workspace_adapter.errors import StoreUnavailable
 from workspace_adapter.queueing import Rules, State
-from workspace_adapter.shim.store.contract import Settlement, Store
+from workspace_adapter.shim.store.contract import Lease, Settlement, Store
 from workspace_adapter.shim.store.postgres import PostgresStore
 
 pytestmark = pytest.mark.anyio
@@ -163,10 +163,14 @@ async def test_verbs_wait_out_a_crash_of_the_database() -> None:
             ids: list[int] = []
             settled: list[bool] = []
 
+            async def settle(leases: Sequence[Lease]) -> list[bool]:
+                return await store.settle(
+                    [Settlement(lease=lease, verdict=DONE, answer=ANSWER) for lease in leases]
+                )
+
             async def work(number: int) -> None:
                 ids.append((await store.enqueue(message(str(number)))).id)
-                for lease in await store.claim("w", "owner", most=2):
-                    settled.append(await store.settle(Settlement(lease=lease, verdict=DONE, answer=ANSWER)))
+                settled.extend(await settle(await store.claim("w", "owner", most=2)))
 
             async with anyio.create_task_group() as tasks:
                 for number in range(200):
@@ -177,10 +181,7 @@ async def test_verbs_wait_out_a_crash_of_the_database() -> None:
                         await anyio.to_thread.run_sync(server.start)
             with anyio.fail_after(20):
                 while leases := await store.claim("w", "owner"):
-                    for lease in leases:
-                        settled.append(
-                            await store.settle(Settlement(lease=lease, verdict=DONE, answer=ANSWER))
-                        )
+                    settled.extend(await settle(leases))
             assert settled == [True] * 200
             assert len(set(ids)) == 200
             assert {item.state for item in await store.items("w", most=300)} == {State.COMPLETED}

@@ -116,8 +116,8 @@ class Queue(RuleBasedStateMachine):
         return [item for item in self.items.values() if item.workspace == workspace]
 
     def depth(self, workspace: str) -> int:
-        """Count what waits; more than may, when what was leased comes back to a full queue."""
-        return sum(item.waits for item in self.of(workspace))
+        """Count what waits, up to the cap; there may be more, when something comes back to a full queue."""
+        return min(sum(item.waits for item in self.of(workspace)), RULES.depth_cap)
 
     def anew(self, item: Known, expires_in: float | None) -> None:
         item.state, item.order = State.QUEUED, self.now - item.priority
@@ -228,7 +228,9 @@ class Queue(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), verdict=st.sampled_from(VERDICTS))
     def a_holder_settles(self, data: st.DataObject, verdict: Verdict) -> None:
-        self.settle(data.draw(st.sampled_from(self.leases[-8:])), verdict)
+        latest = range(max(0, len(self.leases) - 8), len(self.leases))
+        drawn = data.draw(st.lists(st.sampled_from(latest), min_size=1, max_size=4, unique=True))
+        self.settle([self.leases[number] for number in drawn], verdict)
 
     @rule(workspace=st.sampled_from(WORKSPACES), verdict=st.sampled_from(VERDICTS), late=st.booleans())
     def a_dispatcher_does_its_work(self, workspace: str, verdict: Verdict, late: bool) -> None:
@@ -241,19 +243,25 @@ class Queue(RuleBasedStateMachine):
         if late:  # another holds them by now
             self.now += RULES.lease
             self.somebody_claims(workspace, "q", 4)
-        for lease in mine:
-            self.settle(lease, verdict)
+        self.settle(mine, verdict)
 
-    def settle(self, lease: Lease, verdict: Verdict) -> None:
-        answer = Answer(status=200, body=f"{lease.id}/{lease.attempt}".encode())
+    def settle(self, leases: list[Lease], verdict: Verdict) -> None:
+        settlements = [
+            Settlement(
+                lease=lease,
+                verdict=verdict,
+                answer=Answer(status=200, body=f"{lease.id}/{lease.attempt}".encode()),
+            )
+            for lease in leases
+        ]
+        done = self.do(self.store.settle, settlements, now=self.now)
+        assert done == [self.is_settled(settlement) for settlement in settlements]
+
+    def is_settled(self, settlement: Settlement) -> bool:
+        lease, verdict, answer = settlement.lease, settlement.verdict, settlement.answer
         item = self.items.get(lease.id)
-        holds = item is not None and item.state is State.LEASED and item.holder == lease
-        done = self.do(
-            self.store.settle, Settlement(lease=lease, verdict=verdict, answer=answer), now=self.now
-        )
-        assert done is holds
-        if not holds or item is None:
-            return
+        if item is None or answer is None or item.state is not State.LEASED or item.holder != lease:
+            return False
         item.state, item.lapses = verdict.state, 0
         item.strikes += verdict.strike
         if verdict.taken:
@@ -264,6 +272,7 @@ class Queue(RuleBasedStateMachine):
         if verdict.state is State.QUEUED:
             workspace = self.workspaces[item.workspace]
             workspace.hold = max(workspace.hold, self.now + verdict.wait)
+        return True
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
@@ -364,7 +373,7 @@ class Queue(RuleBasedStateMachine):
             for item_id, item in expected.items():
                 told = listed[item_id]
                 assert (told.attempt, told.strikes, told.taken) == (item.attempt, item.strikes, item.taken)
-            assert self.do(self.store.depth, name) == min(self.depth(name), RULES.depth_cap)
+            assert self.do(self.store.depth, name) == self.depth(name)
 
     @invariant()
     def no_session_has_two_leases(self) -> None:

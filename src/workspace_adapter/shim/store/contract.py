@@ -176,8 +176,7 @@ class Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(NamedTuple):
     """An item in a dispatcher's hands; (id, attempt, owner) fences what it writes."""
 
     id: int
@@ -189,16 +188,16 @@ class Lease:
     context_id: str | None
     caller: str | None
     method: str
-    body: bytes
-    headers: Mapping[str, str]
     strikes: int
     lapses: int
     """Holders in a row whose renewals stopped."""
-    taken: bool
-    """The workspace may have the message already."""
     enqueued_at: float
     cursor: str | None
     """Of the last event of its stream that was kept; a stream goes on behind it."""
+    taken: bool
+    """The workspace may have the message already."""
+    headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -504,8 +503,11 @@ class Queue(Protocol):
     async def renew(self, leases: Sequence[Lease], *, now: float | None = None) -> set[int]:
         """Hold leases for longer; return the ids of those that are still held."""
 
-    async def settle(self, settlement: Settlement, *, now: float | None = None) -> bool:
-        """Write what becomes of a leased item; return ``False`` when the lease was lost: nothing changed."""
+    async def settle(self, settlements: Sequence[Settlement], *, now: float | None = None) -> list[bool]:
+        """Write what becomes of leased items.
+
+        Return for each whether it was written; ``False``: its lease was lost, and nothing of it changed.
+        """
 
     async def promote(self, *, most: int = 500, now: float | None = None) -> int:
         """Bring delayed items whose time has come back to the queue; return how many."""

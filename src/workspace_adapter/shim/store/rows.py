@@ -31,24 +31,16 @@ class Row(Protocol):
     def keys(self) -> Iterable[str]: ...
 
 
-def lease_of(row: Row) -> Lease:
-    return Lease(
-        id=row["id"],
-        attempt=row["attempt"],
-        owner=row["lease_owner"],
-        workspace_id=row["workspace_id"],
-        turn_key=row["turn_key"],
-        context_id=row["context_id"],
-        caller=row["caller"],
-        method=row["method"],
-        body=row["body"],
-        headers={} if row["headers"] == "{}" else json.loads(row["headers"]),
-        strikes=row["strikes"],
-        lapses=row["lapses"],
-        taken=bool(row["taken"]),
-        enqueued_at=row["enqueued_at"],
-        cursor=row["cursor"],
-    )
+LEASE = (
+    "id, attempt, lease_owner, workspace_id, turn_key, context_id, caller, method, strikes, lapses,"
+    " enqueued_at, cursor, taken, headers"
+)
+"""What a lease is read from, in the order of its fields; its body comes behind."""
+
+
+def lease_of(row: Iterable[Any]) -> Lease:
+    *plain, taken, headers, body = row
+    return Lease._make((*plain, bool(taken), json.loads(headers), body))
 
 
 def item_of(row: Row, answer: Answer | None) -> Item:

@@ -83,11 +83,16 @@ class Part:
         cycle: Collection[str] = (),
     ) -> None:
         """Have all replicas told what was committed; this one is at once."""
-        for kind, ids in (("d", due), ("e", ended), ("s", said), ("c", cycle)):
+        told: tuple[tuple[str, Callable[[Any], None], Collection[Any]], ...] = (
+            ("d", self.on_due, due),
+            ("e", self.on_ended, ended),
+            ("s", self.on_said, said),
+            ("c", self.on_cycle, cycle),
+        )
+        for kind, tell, ids in told:
             for of in ids:
-                word = f"{kind}{of}"
-                self._hear(word)
-                self._words.say(word)
+                tell(of)
+                self._words.say(f"{kind}{of}")
 
     def _hear(self, word: str) -> None:
         kind, of = word[:1], word[1:]

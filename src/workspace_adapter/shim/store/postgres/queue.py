@@ -7,6 +7,7 @@ repeat, so one whose connection was cut is.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -15,7 +16,7 @@ import asyncpg
 from .... import queueing
 from ....queueing import DROPPABLE, ENDED, REPLAYABLE, WAITING, State
 from ..contract import REACHABLE, Answer, Counts, Item, Lease, Settlement, Status, Stranded
-from ..rows import item_of, lease_of
+from ..rows import LEASE, item_of, lease_of
 from .enqueue import REQUEUE
 from .gathered import Gathered
 from .part import DEPTH, LIVE, NOW, Part, among
@@ -121,11 +122,6 @@ _STRANDED = f"""
     WHERE w.status NOT IN {among(REACHABLE)} AND found.waiting > 0 ORDER BY w.id
 """
 
-_LEASE = (
-    "id, attempt, lease_owner, workspace_id, turn_key, context_id, caller, method, body, headers, strikes,"
-    " lapses, taken, enqueued_at, cursor"
-)
-
 _ITEM = (
     "id, workspace_id, turn_key, context_id, caller, method, priority, state, attempt, strikes, lapses,"
     " taken, enqueued_at, leased_at, due_at, expires_at, ended_at, last_error"
@@ -141,15 +137,16 @@ _COUNTS = """
 """
 """Each count along the index that holds those items and no others."""
 
+_Settlements = tuple[Sequence[Settlement], float | None]
+"""What one caller settles, with the time it was told."""
+
 
 class Queue(Part):
     """The verbs of the queue."""
 
     def _open_queue(self) -> None:
         self._claims = 0
-        self._settle: Gathered[tuple[Settlement, float | None], bool] = Gathered(
-            self._send_settlements, self._tasks
-        )
+        self._settle: Gathered[_Settlements, list[bool]] = Gathered(self._send_settlements, self._tasks)
 
     async def claim(
         self, workspace_id: str, owner: str, *, most: int = 64, now: float | None = None
@@ -170,7 +167,7 @@ class Queue(Part):
                 )
             tried = True
             rows: list[asyncpg.Record] = await connection.fetch(
-                f"SELECT {_LEASE} FROM claim($2, $3, {NOW}, $4, $5, $6) ORDER BY order_key, id",
+                f"SELECT {LEASE}, body FROM claim($2, $3, {NOW}, $4, $5, $6) ORDER BY order_key, id",
                 now,
                 workspace_id,
                 owner,
@@ -206,22 +203,24 @@ class Queue(Part):
 
         return {row["id"] for row in await self._run(renew)}
 
-    async def settle(self, settlement: Settlement, *, now: float | None = None) -> bool:
-        queueing.check(str(settlement.lease.id), State.LEASED, settlement.verdict.state)
-        return await self._settle((settlement, now))
+    async def settle(self, settlements: Sequence[Settlement], *, now: float | None = None) -> list[bool]:
+        for settlement in settlements:
+            queueing.check(str(settlement.lease.id), State.LEASED, settlement.verdict.state)
+        return await self._settle((settlements, now))
 
-    async def _send_settlements(
-        self, sent: list[tuple[Settlement, float | None]]
-    ) -> Sequence[bool | Exception]:
+    async def _send_settlements(self, sent: list[_Settlements]) -> list[list[bool]]:
         tried = False
+        moments = [now for settlements, now in sent for _ in settlements]
+        leases = [settlement.lease for settlements, _ in sent for settlement in settlements]
+        verdicts = [settlement.verdict for settlements, _ in sent for settlement in settlements]
+        answers = [
+            settlement.answer if settlement.verdict.state in ENDED else None
+            for settlements, _ in sent
+            for settlement in settlements
+        ]
 
-        async def settle(connection: Any) -> list[bool | Exception]:
+        async def settle(connection: Any) -> list[bool]:
             nonlocal tried
-            leases = [settlement.lease for settlement, _ in sent]
-            verdicts = [settlement.verdict for settlement, _ in sent]
-            answers = [
-                settlement.answer if settlement.verdict.state in ENDED else None for settlement, _ in sent
-            ]
             before: set[tuple[int, int, str]] = set()
             if tried:  # what was written although its answer was lost on the way
                 rows = await connection.fetch(
@@ -233,7 +232,7 @@ class Queue(Part):
             tried = True
             rows = await connection.fetch(
                 _SETTLE,
-                [now for _, now in sent],
+                moments,
                 [lease.id for lease in leases],
                 [lease.attempt for lease in leases],
                 [lease.owner for lease in leases],
@@ -246,20 +245,21 @@ class Queue(Part):
                 [None if answer is None else answer.body for answer in answers],
             )
             settled = {row["number"] for row in rows}
-            done = [
+            return [
                 number in settled or (lease.id, lease.attempt, lease.owner) in before
                 for number, lease in enumerate(leases, 1)
             ]
-            self._tell(
-                ended=[
-                    lease.id
-                    for lease, verdict, was in zip(leases, verdicts, done, strict=True)
-                    if was and verdict.state in ENDED
-                ]
-            )
-            return list(done)
 
-        return await self._run(settle)
+        done = await self._run(settle)
+        self._tell(
+            ended=[
+                lease.id
+                for lease, verdict, was in zip(leases, verdicts, done, strict=True)
+                if was and verdict.state in ENDED
+            ]
+        )
+        each = iter(done)
+        return [list(islice(each, len(settlements))) for settlements, _ in sent]
 
     async def promote(self, *, most: int = 500, now: float | None = None) -> int:
         rows = await self._all(

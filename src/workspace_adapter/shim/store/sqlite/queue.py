@@ -9,7 +9,7 @@ from .... import queueing
 from ....errors import ContentConflict, QueueFull, UnknownWorkspace
 from ....queueing import DROPPABLE, ENDED, REPLAYABLE, REVIVED, WAITING, State
 from ..contract import REACHABLE, Answer, Counts, Enqueued, Item, Lease, Message, Settlement, Status, Stranded
-from ..rows import item_of, lease_of
+from ..rows import LEASE, item_of, lease_of
 from .part import LIVE, Part, among, moment
 from .writer import Transaction
 
@@ -157,7 +157,7 @@ class Queue(Part):
             row = transaction.one(
                 "UPDATE a2a_queue SET attempt = attempt + 1, lapses = lapses + (state = 'leased'),"
                 " state = 'leased', lease_owner = ?, lease_until = ?, leased_at = ?, due_at = NULL"
-                " WHERE id = ? RETURNING *, (SELECT body FROM a2a_bodies WHERE item = a2a_queue.id) AS body",
+                f" WHERE id = ? RETURNING {LEASE}, (SELECT body FROM a2a_bodies WHERE item = a2a_queue.id)",
                 owner,
                 at + self._rules.lease,
                 at,
@@ -186,9 +186,11 @@ class Queue(Part):
 
         return await self._writer.run(renew, lasting=False)
 
-    async def settle(self, settlement: Settlement, *, now: float | None = None) -> bool:
+    async def settle(self, settlements: Sequence[Settlement], *, now: float | None = None) -> list[bool]:
         at = moment(now)
-        return await self._writer.run(lambda transaction: self._settle(transaction, settlement, at))
+        return await self._writer.run(
+            lambda transaction: [self._settle(transaction, settlement, at) for settlement in settlements]
+        )
 
     def _settle(self, transaction: Transaction, settlement: Settlement, at: float) -> bool:
         lease, verdict, answer = settlement.lease, settlement.verdict, settlement.answer
