@@ -40,7 +40,7 @@ LEASE = (
 
 def lease_of(row: Iterable[Any]) -> Lease:
     *plain, taken, headers, body = row
-    return Lease._make((*plain, bool(taken), json.loads(headers), body))
+    return Lease._make((*plain, bool(taken), {} if headers == "{}" else json.loads(headers), body))
 
 
 def item_of(row: Row, answer: Answer | None) -> Item:
