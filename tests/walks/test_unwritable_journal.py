@@ -94,16 +94,17 @@ async def test_an_answer_that_comes_meanwhile_is_kept_and_delivered_when_it_heal
 async def test_a_runtime_that_waits_for_our_disk_is_not_silent(tmp_path: Path) -> None:
     async with workspace(tmp_path, WORKSPACE_LOG_LEVEL="error", WORKSPACE_TURN_IDLE_LIMIT="0.8") as ws:
         replies: list[httpx.Response] = []
-        much = [{"artifact": "x" * 40_000}] * 3  # more than is kept unwritten, and makes the files grow
+        # Three of them are more than is kept unwritten, and make the files grow.
+        much: list[dict[str, object]] = [{"sleep": 0.1}, {"artifact": "x" * 40_000}] * 40
 
         async def call() -> None:
-            replies.append(await ws.send(script({"sleep": 0.3}, *much, {"answer": "kept"})))
+            replies.append(await ws.send(script(*much, {"answer": "kept"})))
 
         async with anyio.create_task_group() as callers:
             callers.start_soon(call)
             await ws.until(lambda: [turn["state"] for turn in ws.turns()] == ["running"], "the turn")
             fill_disk(ws)
-            await anyio.sleep(1.5)
+            await anyio.sleep(2)
             fill_disk(ws, full=False)
         assert answer_of(replies[0].json()) == "kept"
 
