@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import anyio
+import pytest
 
 from workspace_adapter.sidecar.journal import Reader
 from workspace_adapter.turns import State
@@ -47,6 +48,7 @@ def phases(ws: Workspace, said: str) -> set[str]:
     return hit
 
 
+@pytest.mark.long
 async def test_two_hundred_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     seed = int(os.environ.get("WORKSPACE_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
     print(f"seed {seed} (WORKSPACE_TEST_SEED repeats it)")

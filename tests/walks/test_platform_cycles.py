@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import httpx
+import pytest
 
 from workspace_adapter.sidecar.journal import Reader
 from workspace_adapter.testing import FakePlatform, Times
@@ -44,6 +45,7 @@ class Container:
         return self._ws.process is not None and self._ws.process.poll() is None
 
 
+@pytest.mark.long
 async def test_a_hundred_restarts_of_the_platform_lose_and_repeat_nothing(tmp_path: Path) -> None:
     seed = int(os.environ.get("WORKSPACE_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
     print(f"seed {seed} (WORKSPACE_TEST_SEED repeats it)")
