@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -73,6 +75,17 @@ def break_down(disk: Path) -> None:
     trigger.write_text("1")
 
 
-def image_of_the_moment(image: Path, copy: Path) -> None:
-    """Copy a disk in use as a power failure would leave it: whatever was not written to it is gone."""
-    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+def image_of_the_moment(image: Path, copy: Path, writer: subprocess.Popen[bytes]) -> None:
+    """Copy a disk in use as a power failure would leave it: whatever was not written to it is gone.
+
+    Who writes to it stands still meanwhile, or the copy would be of many moments: its end may know a
+    file whose content its beginning lacks.
+    """
+    writer.send_signal(signal.SIGSTOP)
+    try:
+        same = False
+        while not same:  # what was on its way to the disk still comes
+            subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+            same = filecmp.cmp(image, copy, shallow=False)
+    finally:
+        writer.send_signal(signal.SIGCONT)

@@ -71,13 +71,14 @@ async def test_when_the_power_fails_every_answer_is_there_and_every_file_whole(t
             tmp_path, start=False, WORKSPACE_MAX_CONCURRENT_TURNS="4", WORKSPACE_LOG_LEVEL="warning"
         ) as ws:
             await ws.start()
+            assert ws.process is not None
             async with callers(ws) as answered:
                 for moment in range(FAILURES):
                     enough = 12 * (moment + 1)
                     await ws.until(lambda enough=enough: len(answered) >= enough, "answers")  # type: ignore[misc]
                     told.append(dict(answered))
                     copy = tmp_path / f"copy-{moment}"
-                    await anyio.to_thread.run_sync(disk.image_of_the_moment, image, copy)
+                    await anyio.to_thread.run_sync(disk.image_of_the_moment, image, copy, ws.process)
     for moment, answers in enumerate(told):
         assert not await _lost(tmp_path / f"after-{moment}", tmp_path / f"copy-{moment}", answers)
 
