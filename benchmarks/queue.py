@@ -4,9 +4,11 @@ The raw side writes the same rows with the same indexes on the same server, as d
 prepared ``INSERT`` a message on a connection of each caller's own; a claim is one ``UPDATE`` of what
 ``SKIP LOCKED`` finds along the same index, 32 are completed with their answers by one more. It asks for no
 workspace, no depth, no room, no session's order, joins nothing, tells nobody. So a figure says what the
-queue's promises cost. pgqueuer claims and completes 32 at once through its own queries and then through its
-worker; procrastinate has a worker only. Both have a database of their own there and store no answer. In
-SQLite the raw side is the insert of a row of the same size by ``sqlite3``, a transaction each.
+queue's promises cost. What was claimed is completed with one call, and again with a call each, as the
+dispatcher does it: two figures, under the same limits. pgqueuer claims and completes 32 at once through its
+own queries and then through its worker; procrastinate has a worker only. Both have a database of their own
+there and store no answer. In SQLite the raw side is the insert of a row of the same size by ``sqlite3``, a
+transaction each.
 """
 
 from __future__ import annotations
@@ -122,7 +124,8 @@ async def on_postgres(bench: Bench) -> list[Figure]:
             )
             async with connected(server, "ours") as filler:
                 emptying: dict[str, Callable[[], Awaitable[float]]] = {
-                    "ours": partial(emptied, ours, filler),
+                    "ours": partial(emptied, ours, filler, together),
+                    "ours, a call each": partial(emptied, ours, filler, each),
                     "raw": partial(emptied_raw, raws[0]),
                     "pgqueuer": partial(pgqueuer, "batch"),
                     "pgqueuer's worker": partial(pgqueuer, "worker"),
@@ -159,13 +162,14 @@ async def on_postgres(bench: Bench) -> list[Figure]:
         ),
         *(
             Figure(
-                what=completed,
+                what=f"{completed}{how}",
                 unit="/s",
-                measured=batches["ours"],
+                measured=batches[f"ours{how}"],
                 against=other,
                 reference=batches[side],
                 limit=at_least(times=times),
             )
+            for how in ("", ", a call each")
             for side, other, times in (
                 ("raw", "two UPDATEs alone", 0.7),
                 ("pgqueuer", "pgqueuer's queries", 1.4),
@@ -317,7 +321,21 @@ def inserted(connection: sqlite3.Connection) -> float:
     return calls / (time.perf_counter() - began)
 
 
-async def emptied(store: PostgresStore, filler: Any) -> float:
+async def together(store: PostgresStore, settlements: list[Settlement]) -> list[bool]:
+    """Settle with one call."""
+    return await store.settle(settlements)
+
+
+async def each(store: PostgresStore, settlements: list[Settlement]) -> list[bool]:
+    """Settle at once with a call each, as the dispatcher's tasks do when their answers come together."""
+    settled = await asyncio.gather(*(store.settle([settlement]) for settlement in settlements))
+    return [done for (done,) in settled]
+
+
+Settle = Callable[[PostgresStore, list[Settlement]], Awaitable[list[bool]]]
+
+
+async def emptied(store: PostgresStore, filler: Any, settle: Settle) -> float:
     """Claim and complete what was queued; return items a second."""
     await refill(filler)
     answer = Answer(status=200, body=BODY)
@@ -325,7 +343,9 @@ async def emptied(store: PostgresStore, filler: Any) -> float:
     began = time.perf_counter()
     while items < BATCH * BATCHES:
         leases = await store.claim("w0", "owner", most=BATCH)
-        settled = await store.settle([Settlement(lease=held, verdict=DONE, answer=answer) for held in leases])
+        settled = await settle(
+            store, [Settlement(lease=lease, verdict=DONE, answer=answer) for lease in leases]
+        )
         assert settled == [True] * BATCH
         items += len(settled)
     return items / (time.perf_counter() - began)
