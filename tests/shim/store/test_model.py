@@ -255,9 +255,10 @@ class Queue(RuleBasedStateMachine):
             for lease in leases
         ]
         done = self.do(self.store.settle, settlements, now=self.now)
-        assert done == [self.is_settled(settlement) for settlement in settlements]
+        assert done == [self.settle_one(settlement) for settlement in settlements]
 
-    def is_settled(self, settlement: Settlement) -> bool:
+    def settle_one(self, settlement: Settlement) -> bool:
+        """Settle it in the model; say whether its lease was held."""
         lease, verdict, answer = settlement.lease, settlement.verdict, settlement.answer
         item = self.items.get(lease.id)
         if item is None or answer is None or item.state is not State.LEASED or item.holder != lease:
